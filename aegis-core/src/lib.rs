@@ -1,0 +1,13 @@
+//! Aegis Egress, the model.
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod fleet;
+pub mod id;
+pub mod inventory;
+pub mod limits;
+pub mod net;
+pub mod sync;
+pub mod time;
+
+pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,30 @@
+//! Every number of the field, each in one place.
+
+/// Granule size when nothing else is configured: 2,048 ports (31 usable granules per address).
+pub const DEFAULT_GRANULE_PORTS: u32 = 2_048;
+
+/// Smallest granule that may be configured.
+pub const MIN_GRANULE_PORTS: u32 = 64;
+
+/// Largest granule that may be configured.
+pub const MAX_GRANULE_PORTS: u32 = 32_768;
+
+/// How many data centers may announce one IPv4 address when nothing else is configured.
+pub const DEFAULT_DATA_CENTERS_PER_ADDRESS: u8 = 4;
+
+/// Recommended concurrent connections per egress IP and origin ip:port. It is a setting of its own: it is *not*
+/// derived from [`PLANNING_FRACTION_PERCENT`].
+pub const RECOMMENDED_CONNECTIONS: u32 = 40_000;
+
+/// Plan for this percentage of the ports provisioned. It is a setting of its own: see
+/// [`RECOMMENDED_CONNECTIONS`].
+pub const PLANNING_FRACTION_PERCENT: u32 = 80;
+
+/// The longest IPv4 prefix that the Internet routes: a BYOIP block may not be longer.
+pub const LONGEST_ROUTED_V4: u8 = 24;
+
+/// The longest IPv6 prefix that an IPv6 holding may have.
+pub const LONGEST_V6_HOLDING: u8 = 64;
+
+/// IPv6 source addresses that one machine uses of its block when nothing else is configured.
+pub const DEFAULT_V6_ADDRESSES: u32 = 256;
