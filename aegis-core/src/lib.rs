@@ -5,6 +5,7 @@ pub mod error;
 pub mod fleet;
 pub mod id;
 pub mod inventory;
+pub mod lease;
 pub mod limits;
 pub mod net;
 pub mod sync;

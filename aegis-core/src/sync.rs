@@ -3,8 +3,6 @@
 #[cfg(loom)]
 pub use loom::sync::atomic::{AtomicU16, AtomicU64};
 #[cfg(not(loom))]
-#[expect(clippy::disallowed_types, reason = "this is the file that names them")]
 pub use std::sync::atomic::{AtomicU16, AtomicU64};
 
-#[expect(unused_imports, reason = "the lease table is the first user")]
 pub(crate) use std::sync::atomic::Ordering;

@@ -1,0 +1,52 @@
+//! What can go wrong when a lease is asked for, given back or disputed.
+
+use crate::error::ErrorKind;
+
+/// Why no lease was granted.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AcquireError {
+    /// Every tuple of the pool towards this origin is live, held or parked. Nothing was evicted to make room;
+    /// `explain` says more.
+    #[error("every source port of the pool towards this origin is in use")]
+    Exhausted,
+    /// This machine has no granted share of the pool in the origin's address family.
+    #[error("this machine has no share of the pool for the origin's address family")]
+    NoShare,
+    /// The table has no room for another origin.
+    #[error("the lease table has no room for another origin")]
+    TooManyOrigins,
+    /// The pool was made by another lease table.
+    #[error("the pool was made by another lease table")]
+    ForeignPool,
+}
+
+impl AcquireError {
+    /// What the caller can do.
+    pub const fn kind(self) -> ErrorKind {
+        match self {
+            Self::Exhausted | Self::TooManyOrigins => ErrorKind::Wait,
+            Self::NoShare => ErrorKind::OtherExit,
+            Self::ForeignPool => ErrorKind::Input,
+        }
+    }
+}
+
+/// Why a release or a conflict was not accepted. It changed nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReleaseError {
+    /// The lease comes from another lease table.
+    #[error("the lease comes from another lease table")]
+    Foreign,
+    /// The lease has ended already; its tuple is free or somebody else's.
+    #[error("the lease has ended already")]
+    Stale,
+}
+
+impl ReleaseError {
+    /// What the caller can do.
+    pub const fn kind(self) -> ErrorKind {
+        ErrorKind::Input
+    }
+}

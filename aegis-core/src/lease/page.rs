@@ -1,0 +1,440 @@
+//! The ports of one granule towards one origin: two bits of state and a tag for each.
+//!
+//! A state word holds 32 ports: bit `i` and bit `i + 32` are port `i`.
+//!
+//! ```text
+//! 00 free     01, 10 resting (one of two generations)     11 taken: live, held or parked, see the tag
+//! ```
+//!
+//! Taking a port is one `fetch_or` of both bits: it changes nothing if the port was taken already, and its answer
+//! says whose the port is. Whoever took a port owns its tag until it gives the port back.
+
+use crate::net::PortRange;
+use crate::sync::{AtomicU16, AtomicU64, Ordering::SeqCst};
+use crate::time::Time;
+
+use super::tag::{Class, Deadline, QUANTUM_MS, Tag};
+
+/// Ports in a state word.
+pub(super) const PORTS_PER_WORD: u32 = 32;
+
+/// Words before the state words.
+pub(super) const HEADER: usize = 8;
+
+/// `origin record << 32 | granule slot`: what the page is for.
+const IDENTITY: usize = 0;
+/// No deadline in the page is earlier (milliseconds).
+const DUE: usize = 1;
+/// Odd: somebody is making sure that the page is full. Even: full until this half millisecond. 0: not known to be.
+const FULL: usize = 2;
+/// Bit 0: the state (minus one) that ports released now get. It flips when the older generation is used up.
+const YOUNG: usize = 3;
+/// Most ports live or held at one time, for all pages of the same egress IP and origin, as sampled.
+const PEAK: usize = 4;
+/// Acquires refused for want of a free tuple, charged to this page.
+const REFUSED: usize = 5;
+/// Parked ports.
+const PARKED: usize = 6;
+/// `lo << 16 | hi`: the granule's ports.
+const RANGE: usize = 7;
+
+const LOW: u64 = 0xffff_ffff;
+
+/// Which ports a choice is among.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Preference {
+    Free,
+    /// Resting, older generation.
+    Old,
+    /// Resting, younger generation.
+    Young,
+}
+
+/// How many ports a choice has in each class.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Candidates {
+    pub(super) free: u32,
+    pub(super) old: u32,
+    pub(super) young: u32,
+    /// How often the generations had changed.
+    pub(super) flips: u64,
+}
+
+impl Candidates {
+    pub(super) fn of(&self, class: Preference) -> u32 {
+        match class {
+            Preference::Free => self.free,
+            Preference::Old => self.old,
+            Preference::Young => self.young,
+        }
+    }
+}
+
+/// Exact counts of one page, as far as other threads stand still.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct Counts {
+    pub(super) live: u32,
+    pub(super) held: u32,
+    pub(super) parked: u32,
+    pub(super) resting: u32,
+    /// The earliest moment at which a held tuple comes free.
+    pub(super) first_free: Option<Time>,
+}
+
+/// A view of one page in the table's memory.
+#[derive(Clone, Copy)]
+pub(super) struct Page<'a> {
+    words: &'a [AtomicU64],
+    tags: &'a [AtomicU16],
+}
+
+impl<'a> Page<'a> {
+    /// State words of a page for that many ports.
+    pub(super) const fn state_words(ports: u32) -> usize {
+        ports.div_ceil(PORTS_PER_WORD) as usize
+    }
+
+    /// A view of `HEADER + state_words(ports)` words and `ports` tags.
+    #[inline]
+    pub(super) fn new(words: &'a [AtomicU64], tags: &'a [AtomicU16]) -> Self {
+        Self { words, tags }
+    }
+
+    /// Makes an empty page for `range` of memory that no one else can see yet.
+    pub(super) fn init(self, identity: u64, range: PortRange) {
+        for word in &self.words[..HEADER] {
+            word.store(0, SeqCst);
+        }
+        for tag in self.tags {
+            tag.store(Tag::NONE.0, SeqCst);
+        }
+        self.words[DUE].store(u64::MAX, SeqCst);
+        self.words[IDENTITY].store(identity, SeqCst);
+        self.words[RANGE].store(u64::from(range.lo()) << 16 | u64::from(range.hi()), SeqCst);
+        // Ports past the end are taken for ever, so that no search looks at a length.
+        for (word, first) in self.states().iter().zip((0..).step_by(PORTS_PER_WORD as usize)) {
+            let inside = range.len().saturating_sub(first).min(PORTS_PER_WORD);
+            let past = LOW & (LOW << inside);
+            word.store(past | past << 32, SeqCst);
+        }
+    }
+
+    /// Number of ports.
+    pub(super) fn ports(self) -> u32 {
+        let range = self.words[RANGE].load(SeqCst);
+        (range as u32 & 0xffff).saturating_sub((range >> 16) as u32 & 0xffff) + 1
+    }
+
+    pub(super) fn identity(self) -> u64 {
+        self.words[IDENTITY].load(SeqCst)
+    }
+
+    #[inline]
+    fn states(self) -> &'a [AtomicU64] {
+        &self.words[HEADER..]
+    }
+
+    #[inline]
+    fn word(self, offset: u32) -> (&'a AtomicU64, u32) {
+        (&self.states()[(offset / PORTS_PER_WORD) as usize], offset % PORTS_PER_WORD)
+    }
+
+    #[inline]
+    pub(super) fn tag(self, offset: u32) -> Tag {
+        Tag(self.tags[offset as usize].load(SeqCst))
+    }
+
+    /// Sets the tag of a port that the caller has just taken.
+    #[inline]
+    pub(super) fn set_tag(self, offset: u32, tag: Tag) {
+        // Release: a thread that reads the tag sees everything that led to it. Nothing needs a full fence here: the
+        // port is ours since the `fetch_or` that took it.
+        self.tags[offset as usize].store(tag.0, crate::sync::Ordering::Release);
+    }
+
+    /// Replaces the tag of a taken port; false if it was not `from` any more. Of all who try, one succeeds.
+    pub(super) fn swap_tag(self, offset: u32, from: Tag, to: Tag) -> bool {
+        self.tags[offset as usize].compare_exchange(from.0, to.0, SeqCst, SeqCst).is_ok()
+    }
+
+    /// What the port is now, if it is not taken: a cheap look before [`Page::take`].
+    #[inline]
+    pub(super) fn peek(self, offset: u32) -> Option<Preference> {
+        let (word, bit) = self.word(offset);
+        let state = word.load(SeqCst) >> bit;
+        match (state & 1) | (state >> 31 & 2) {
+            0 => Some(Preference::Free),
+            3 => None,
+            resting if resting == self.young() => Some(Preference::Young),
+            _ => Some(Preference::Old),
+        }
+    }
+
+    /// Takes the port; `None` if it is taken already.
+    #[inline]
+    pub(super) fn take(self, offset: u32) -> Option<()> {
+        let (word, bit) = self.word(offset);
+        let both = (1 | 1 << 32) << bit;
+        // SeqCst: the caller checks the granule's state next, and a drain that it does not see must see this.
+        (word.fetch_or(both, SeqCst) & both != both).then_some(())
+    }
+
+    /// Gives back a port that the caller owns: free at once.
+    pub(super) fn give_free(self, offset: u32) {
+        let (word, bit) = self.word(offset);
+        word.fetch_and(!((1 | 1 << 32) << bit), SeqCst);
+        self.not_full();
+    }
+
+    /// Gives back a port that the caller owns: it rests in the younger generation.
+    pub(super) fn give_resting(self, offset: u32, until: Deadline) {
+        let (word, bit) = self.word(offset);
+        let clear = if self.young() == 1 { 1 << 32 } else { 1 };
+        word.fetch_and(!(clear << bit), SeqCst);
+        self.due_by(until);
+        self.not_full();
+    }
+
+    /// A held or parked port gets a new deadline.
+    pub(super) fn kept_until(self, until: Deadline) {
+        self.due_by(until);
+        self.not_full();
+    }
+
+    fn due_by(self, until: Deadline) {
+        let due = until.time().as_millis();
+        if due < self.words[DUE].load(SeqCst) {
+            self.words[DUE].fetch_min(due, SeqCst);
+        }
+    }
+
+    /// The state (1 or 2) of the younger generation.
+    #[inline]
+    fn young(self) -> u64 {
+        1 + (self.words[YOUNG].load(SeqCst) & 1)
+    }
+
+    /// The younger generation becomes the older one, unless that has happened since `seen` was counted.
+    pub(super) fn flip(self, seen: u64) {
+        // If it fails somebody else has flipped it, which is as good.
+        let _ = self.words[YOUNG].compare_exchange(seen, seen.wrapping_add(1), SeqCst, SeqCst);
+    }
+
+    /// Ports by class. A port that changes meanwhile may be counted either way.
+    pub(super) fn candidates(self) -> Candidates {
+        let mut free = 0;
+        let (mut ones, mut twos) = (0, 0);
+        for word in self.states() {
+            let (low, high) = halves(word.load(SeqCst));
+            free += (!(low | high)).count_ones();
+            ones += (low & !high).count_ones();
+            twos += (high & !low).count_ones();
+        }
+        let flips = self.words[YOUNG].load(SeqCst);
+        let (young, old) = if flips & 1 == 0 { (ones, twos) } else { (twos, ones) };
+        Candidates { free, old, young, flips }
+    }
+
+    /// The offset of the `rank`th port of a class, if there still are that many.
+    pub(super) fn select(self, class: Preference, mut rank: u32) -> Option<u32> {
+        let young = self.young();
+        for (index, word) in self.states().iter().enumerate() {
+            let (low, high) = halves(word.load(SeqCst));
+            let mut ports = match (class, young) {
+                (Preference::Free, _) => !(low | high),
+                (Preference::Young, 1) | (Preference::Old, 2) => low & !high,
+                _ => high & !low,
+            };
+            let count = ports.count_ones();
+            if rank < count {
+                for _ in 0..rank {
+                    ports &= ports - 1;
+                }
+                return Some(index as u32 * PORTS_PER_WORD + ports.trailing_zeros());
+            }
+            rank -= count;
+        }
+        None
+    }
+
+    /// Nothing can be granted here at `now`.
+    #[inline]
+    pub(super) fn is_full(self, now: Time) -> bool {
+        let full = self.words[FULL].load(SeqCst);
+        full != 0 && full & 1 == 0 && now.as_millis() < full >> 1
+    }
+
+    #[inline]
+    fn not_full(self) {
+        // Pairs with `mark_full`: this load comes after the port was given back. Either it sees the mark and takes
+        // it away, or the marker's second look sees the port.
+        if self.words[FULL].load(SeqCst) != 0 {
+            self.words[FULL].store(0, SeqCst);
+        }
+    }
+
+    /// First half of marking the page full: says who is about to look a second time. `token` is odd and unique.
+    pub(super) fn doubt_full(self, token: u64) {
+        self.words[FULL].store(token, SeqCst);
+    }
+
+    /// Second half, after a second look found nothing: the mark stands unless something was given back meanwhile.
+    ///
+    /// A process that dies between the halves leaves a mark that refuses nobody.
+    pub(super) fn mark_full(self, token: u64) {
+        let until = self.words[DUE].load(SeqCst).min(u64::MAX >> 1) << 1;
+        let _ = self.words[FULL].compare_exchange(token, until, SeqCst, SeqCst);
+    }
+
+    /// Takes back a doubt: the second look found something.
+    pub(super) fn clear_doubt(self) {
+        self.words[FULL].store(0, SeqCst);
+    }
+
+    #[inline]
+    pub(super) fn is_due(self, now: Time) -> bool {
+        self.words[DUE].load(SeqCst) <= now.as_millis()
+    }
+
+    /// Ends every hold, park and rest whose time has passed. Returns true if a port became free.
+    #[cold]
+    pub(super) fn sweep(self, now: Time) -> bool {
+        // Not "never": if we die in here the next one still comes soon.
+        let provisional = now.as_millis() + QUANTUM_MS;
+        let base = Deadline::after(Time::from_millis(self.words[DUE].swap(provisional, SeqCst)));
+        let mut next: Option<Deadline> = None;
+        let mut freed = false;
+        let ports = self.ports();
+        for (index, word) in self.states().iter().enumerate() {
+            let seen = word.load(SeqCst);
+            let (low, high) = halves(seen);
+            let mut rested = 0u64;
+            for bit in ones(low | high) {
+                let offset = index as u32 * PORTS_PER_WORD + bit;
+                if offset >= ports {
+                    break;
+                }
+                let tag = self.tag(offset);
+                let deadline = tag.deadline(base);
+                let taken = low & high & 1 << bit != 0;
+                match (taken, tag.class()) {
+                    (true, Class::Live | Class::NotTaken)
+                    | (false, Class::Live | Class::Held | Class::Parked) => {}
+                    _ if !deadline.passed(now) => next = Some(next.map_or(deadline, |n| n.min(deadline))),
+                    (true, class) => {
+                        // Whoever changes the tag owns the port; nobody touches a taken port without one.
+                        if self.swap_tag(offset, tag, Tag::NONE) {
+                            if class == Class::Parked {
+                                self.unpark();
+                            }
+                            self.give_free(offset);
+                            freed = true;
+                        }
+                    }
+                    (false, _) => rested |= (1 | 1 << 32) << bit,
+                }
+            }
+            // One exchange for all of the word, so that a port taken meanwhile stays taken; the losers are seen
+            // again at the provisional time.
+            if rested != 0 {
+                let seen = word.load(SeqCst) & !rested | seen & rested;
+                if word.compare_exchange(seen, seen & !rested, SeqCst, SeqCst).is_ok() {
+                    freed = true;
+                } else {
+                    next = Some(Deadline::after(Time::from_millis(provisional)));
+                }
+            }
+        }
+        if let Some(next) = next {
+            self.words[DUE].fetch_min(next.time().as_millis(), SeqCst);
+        } else {
+            // Nothing waits, unless a release has said otherwise meanwhile.
+            let _ = self.words[DUE].compare_exchange(provisional, u64::MAX, SeqCst, SeqCst);
+        }
+        freed
+    }
+
+    pub(super) fn park(self) {
+        self.words[PARKED].fetch_add(1, SeqCst);
+    }
+
+    fn unpark(self) {
+        self.words[PARKED].fetch_sub(1, SeqCst);
+    }
+
+    /// Ports live or held: a population count, so that no acquire pays for a shared counter.
+    pub(super) fn occupied(self) -> u32 {
+        let taken: u32 =
+            self.states().iter().map(|w| halves(w.load(SeqCst))).map(|(l, h)| (l & h).count_ones()).sum();
+        let past = self.states().len() as u32 * PORTS_PER_WORD - self.ports();
+        taken.saturating_sub(past + self.words[PARKED].load(SeqCst) as u32)
+    }
+
+    /// Raises the sampled high-water mark.
+    pub(super) fn raise_peak(self, occupied: u32) {
+        if u64::from(occupied) > self.words[PEAK].load(SeqCst) {
+            self.words[PEAK].fetch_max(u64::from(occupied), SeqCst);
+        }
+    }
+
+    pub(super) fn peak(self) -> u32 {
+        self.words[PEAK].load(SeqCst) as u32
+    }
+
+    pub(super) fn count_refusal(self) {
+        self.words[REFUSED].fetch_add(1, crate::sync::Ordering::Relaxed);
+    }
+
+    pub(super) fn refused(self) -> u64 {
+        self.words[REFUSED].load(SeqCst)
+    }
+
+    /// Counts every port by looking at its tag.
+    pub(super) fn counts(self, now: Time) -> Counts {
+        let base = Deadline::after(Time::from_millis(self.words[DUE].load(SeqCst)));
+        let mut counts = Counts::default();
+        let ports = self.ports();
+        for (index, word) in self.states().iter().enumerate() {
+            let (low, high) = halves(word.load(SeqCst));
+            for bit in ones(low | high) {
+                let offset = index as u32 * PORTS_PER_WORD + bit;
+                if offset >= ports {
+                    break;
+                }
+                let tag = self.tag(offset);
+                let taken = low & high & 1 << bit != 0;
+                match tag.class() {
+                    Class::Live if taken => counts.live += 1,
+                    Class::Held if taken => {
+                        let until = tag.deadline(base).time();
+                        if until > now {
+                            counts.held += 1;
+                            counts.first_free = Some(counts.first_free.map_or(until, |t| t.min(until)));
+                        }
+                    }
+                    Class::Parked if taken => counts.parked += 1,
+                    Class::NotTaken if !taken && !tag.deadline(base).passed(now) => counts.resting += 1,
+                    // Taken without a tag yet: an acquire is between its two steps.
+                    Class::NotTaken if taken => counts.live += 1,
+                    _ => {}
+                }
+            }
+        }
+        counts
+    }
+}
+
+/// The two state planes of a word.
+#[inline]
+fn halves(word: u64) -> (u32, u32) {
+    (word as u32, (word >> 32) as u32)
+}
+
+/// The positions of the set bits.
+fn ones(mut bits: u32) -> impl Iterator<Item = u32> {
+    core::iter::from_fn(move || {
+        let bit = bits.trailing_zeros();
+        bits &= bits.wrapping_sub(1);
+        (bit < 32).then_some(bit)
+    })
+}

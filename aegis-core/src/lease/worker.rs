@@ -1,0 +1,434 @@
+//! Who acquires: a thread or process with its own random generator, owner number and counters.
+
+use std::sync::Arc;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::net::Origin;
+use crate::sync::{
+    AtomicU64,
+    Ordering::{Relaxed, Release, SeqCst},
+};
+use crate::time::Time;
+
+use super::choice::{Choice, Seed};
+use super::page::{Candidates, Page, Preference};
+use super::pool::{Pool, Sources};
+use super::table::{GranuleState, Table, Verdict, WORKER_ATTACHED, WORKER_GRANTED, WORKER_INTENT};
+use super::tag::{Tag, WorkerNumber};
+use super::{AcquireError, Heap, Lease, Memory};
+
+/// Random draws before the free ports are counted. At 80 % full 15 draws miss once in 28 times; more draws would
+/// cost more than the count they save.
+const DRAWS: u32 = 15;
+
+/// An [`OriginHandle`] remembers pages of pools up to this many granules.
+const REMEMBERED: usize = 64;
+
+/// A thread or process that acquires. Not shared: each has its own.
+///
+/// After `fork` the child must attach a worker of its own: the parent's generator would repeat itself.
+#[derive(Debug)]
+pub struct Worker<M: Memory = Heap> {
+    table: Arc<Table<M>>,
+    hand: Hand,
+}
+
+/// All of a worker but its table, so that both can be borrowed at once.
+#[derive(Debug)]
+struct Hand {
+    number: WorkerNumber,
+    generation: u8,
+    doubts: u64,
+    choice: Choice,
+    /// What the last count found, source by source.
+    counts: Vec<Candidates>,
+}
+
+/// One origin as seen from one pool: spares a worker the look-up at every acquire.
+#[derive(Clone, Debug)]
+pub struct OriginHandle {
+    pool: Pool,
+    origin: Origin,
+    record: u32,
+    /// Page index + 1 of each source, as far as known.
+    pages: Box<[u32]>,
+}
+
+impl OriginHandle {
+    /// The origin.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The pool.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+}
+
+/// What one acquire looks at.
+struct Target<'a, M: Memory> {
+    table: &'a Table<M>,
+    pool: &'a Pool,
+    sources: &'a Sources,
+    origin: &'a Origin,
+    record: u32,
+    pages: &'a mut [u32],
+    now: Time,
+}
+
+type Acquired<T = Lease> = core::result::Result<T, AcquireError>;
+
+impl<M: Memory> Worker<M> {
+    /// Attaches a worker to a table. `seed` must be nobody else's.
+    ///
+    /// # Errors
+    /// As many workers as the table was made for are attached.
+    pub fn attach(table: Arc<Table<M>>, seed: Seed) -> Result<Self> {
+        let free = (0..table.config().workers).find(|&number| {
+            let attached = &table.worker_words(number)[WORKER_ATTACHED];
+            attached.compare_exchange(0, 1, SeqCst, SeqCst).is_ok()
+        });
+        let Some(number) = free else {
+            return Err(Error::new(
+                ErrorKind::Wait,
+                format!("all {} workers of the lease table are attached; drop one", table.config().workers),
+            ));
+        };
+        let mut choice = Choice::new(seed);
+        // The number may have had another owner: its last generations are unlikely to come again at once.
+        let generation = choice.below(256) as u8;
+        let hand = Hand { number: WorkerNumber(number), generation, doubts: 0, choice, counts: Vec::new() };
+        Ok(Self { table, hand })
+    }
+
+    /// The table.
+    pub fn table(&self) -> &Arc<Table<M>> {
+        &self.table
+    }
+
+    /// Looks an origin up once, for many acquires.
+    ///
+    /// # Errors
+    /// [`AcquireError`], but never `Exhausted`.
+    pub fn origin(&self, pool: &Pool, origin: Origin) -> Acquired<OriginHandle> {
+        let sources = self.sources(pool, &origin)?;
+        let remembered = if sources.list().len() <= REMEMBERED { sources.list().len() } else { 0 };
+        let record = self.table.origin_or_new(&origin)?;
+        Ok(OriginHandle { record, pages: vec![0; remembered].into(), pool: pool.clone(), origin })
+    }
+
+    /// A lease of a free source ip:port of the pool towards the origin, chosen uniformly among all free ones; if
+    /// there are none, among the longest resting ones.
+    ///
+    /// # Errors
+    /// [`AcquireError`]; never `Exhausted` while a tuple is free or resting.
+    #[inline]
+    pub fn acquire(&mut self, handle: &mut OriginHandle, now: Time) -> Acquired {
+        let OriginHandle { pool, origin, record, pages } = handle;
+        let sources = self.sources(pool, origin)?;
+        let table = &*self.table;
+        let now = table.clock(now);
+        self.hand.acquire(&mut Target { table, pool, sources, origin, record: *record, pages, now })
+    }
+
+    /// As [`Worker::acquire`], with the origin looked up.
+    ///
+    /// # Errors
+    /// [`AcquireError`]; never `Exhausted` while a tuple is free or resting.
+    pub fn acquire_to(&mut self, pool: &Pool, origin: &Origin, now: Time) -> Acquired {
+        let sources = self.sources(pool, origin)?;
+        let record = self.table.origin_or_new(origin)?;
+        let table = &*self.table;
+        let now = table.clock(now);
+        self.hand.acquire(&mut Target { table, pool, sources, origin, record, pages: &mut [], now })
+    }
+
+    #[inline]
+    fn sources<'a>(&self, pool: &'a Pool, origin: &Origin) -> Acquired<&'a Sources> {
+        if pool.table() != self.table.id() {
+            return Err(AcquireError::ForeignPool);
+        }
+        let sources = pool.sources(origin.ip().is_ipv6());
+        if sources.ports() == 0 { Err(AcquireError::NoShare) } else { Ok(sources) }
+    }
+}
+
+impl Hand {
+    #[inline]
+    fn acquire<M: Memory>(&mut self, target: &mut Target<'_, M>) -> Acquired {
+        let now = target.now;
+        if target.all_pages(|page| page.is_full(now)) {
+            return Err(target.refuse());
+        }
+        for _ in 0..DRAWS {
+            let (drawn, sample) = self.choice.draw(target.sources.ports());
+            let (source, offset) = target.sources.locate(drawn);
+            let Some(index) = target.page_or_new(source) else { break };
+            let page = target.table.page(index);
+            if page.is_due(now) {
+                target.table.sweep(page, now);
+            }
+            let wanted = match page.peek(offset) {
+                Some(Preference::Free) => true,
+                Some(Preference::Old) => target.is_scarce(),
+                Some(Preference::Young) | None => false,
+            };
+            if wanted {
+                if let Some(lease) = self.claim(target, source, index, offset) {
+                    if sample {
+                        target.sample(source, page);
+                    }
+                    return Ok(lease);
+                }
+            }
+        }
+        self.search(target)
+    }
+
+    /// Takes one port, if it still can be had.
+    #[inline]
+    fn claim<M: Memory>(
+        &mut self,
+        target: &Target<'_, M>,
+        source: usize,
+        index: u32,
+        offset: u32,
+    ) -> Option<Lease> {
+        let table = target.table;
+        let source = &target.sources.list()[source];
+        let page = table.page(index);
+        let words = table.worker_words(self.number.0);
+        // Written before the claim, so that whoever finds a port taken but not tagged knows where to look.
+        words[WORKER_INTENT].store(u64::from(index) << 32 | u64::from(offset + 1), Release);
+        let lease =
+            page.take(offset).and_then(|()| match table.verdict(source.granule, offset, target.now) {
+                Verdict::Grant => {
+                    self.generation = self.generation.wrapping_add(1);
+                    let tag = Tag::live(self.number, self.generation);
+                    page.set_tag(offset, tag);
+                    Some(Lease {
+                        origin: *target.origin,
+                        source_ip: source.ip,
+                        source_port: source.lo + offset as u16,
+                        offset: offset as u16,
+                        tag,
+                        page: index,
+                        granule: source.granule,
+                        pool: target.pool.key(),
+                        table: table.id(),
+                    })
+                }
+                Verdict::NotOwned => {
+                    table.give_free(page, offset);
+                    None
+                }
+                Verdict::Parked(tag) => {
+                    table.park_tuple(page, offset, tag, target.now);
+                    None
+                }
+            });
+        words[WORKER_INTENT].store(0, Release);
+        if lease.is_some() {
+            add_one(&words[WORKER_GRANTED]);
+        }
+        lease
+    }
+
+    /// Counts what there is and draws a rank, so that a free tuple is found if there is one.
+    #[cold]
+    fn search<M: Memory>(&mut self, target: &mut Target<'_, M>) -> Acquired {
+        let mut doubt = None;
+        // No page can be made for a granule that has none: its ports are out of reach.
+        let mut no_room = false;
+        loop {
+            let total = self.count(target, no_room);
+            let (class, among) = match (total, doubt) {
+                (Candidates { free: 1.., .. }, _) => (Preference::Free, total.free),
+                (Candidates { old: 1.., .. }, _) => (Preference::Old, total.old),
+                (Candidates { young: 1.., .. }, _) => (Preference::Young, total.young),
+                _ if no_room => return Err(AcquireError::TooManyOrigins),
+                (_, None) => {
+                    let token = self.token();
+                    target.all_pages(|page| {
+                        page.doubt_full(token);
+                        true
+                    });
+                    doubt = Some(token);
+                    continue;
+                }
+                (_, Some(token)) => {
+                    target.all_pages(|page| {
+                        page.mark_full(token);
+                        true
+                    });
+                    if let Some(index) = target.page(0) {
+                        target.sample(0, target.table.page(index));
+                    }
+                    return Err(target.refuse());
+                }
+            };
+            if doubt.take().is_some() {
+                target.all_pages(|page| {
+                    page.clear_doubt();
+                    true
+                });
+            }
+            if class != Preference::Free {
+                target.set_scarce();
+            }
+            let mut rank = self.choice.below(among);
+            let source = self.counts.iter().position(|count| {
+                let here = count.of(class);
+                let inside = rank < here;
+                rank -= if inside { 0 } else { here };
+                inside
+            });
+            let source = source.expect("the rank is below the sum of the counts");
+            let Some(index) = target.page_or_new(source) else {
+                no_room = true;
+                continue;
+            };
+            let page = target.table.page(index);
+            // If it fails somebody else was faster, or the port is a stranger's: count again.
+            let lease = page.select(class, rank).and_then(|offset| self.claim(target, source, index, offset));
+            if let Some(lease) = lease {
+                if class == Preference::Young {
+                    self.flip(target);
+                }
+                target.sample(source, page);
+                return Ok(lease);
+            }
+        }
+    }
+
+    /// Sweeps what is due and counts, source by source; returns the sum.
+    fn count<M: Memory>(&mut self, target: &mut Target<'_, M>, no_room: bool) -> Candidates {
+        self.counts.clear();
+        let mut total = Candidates::default();
+        for source in 0..target.sources.list().len() {
+            let count = match target.page(source) {
+                _ if !target.grants_from(source) => Candidates::default(),
+                Some(index) => {
+                    let page = target.table.page(index);
+                    if page.is_due(target.now) {
+                        target.table.sweep(page, target.now);
+                    }
+                    page.candidates()
+                }
+                None if no_room => Candidates::default(),
+                None => Candidates { free: target.sources.ports_of(source), ..Candidates::default() },
+            };
+            total.free += count.free;
+            total.old += count.old;
+            total.young += count.young;
+            self.counts.push(count);
+        }
+        total
+    }
+
+    /// The older generation is used up in every page: the younger one takes its place.
+    fn flip<M: Memory>(&self, target: &mut Target<'_, M>) {
+        for (source, count) in self.counts.iter().enumerate() {
+            if let Some(index) = target.page(source) {
+                target.table.page(index).flip(count.flips);
+            }
+        }
+    }
+
+    /// Odd, and different for every doubt of every worker.
+    fn token(&mut self) -> u64 {
+        self.doubts += 1;
+        self.doubts << 8 | u64::from(self.number.0) << 1 | 1
+    }
+}
+
+impl<M: Memory> Drop for Worker<M> {
+    fn drop(&mut self) {
+        self.table.worker_words(self.hand.number.0)[WORKER_ATTACHED].store(0, SeqCst);
+    }
+}
+
+impl<M: Memory> Target<'_, M> {
+    /// The page of a source, if there is one.
+    #[inline]
+    fn page(&mut self, source: usize) -> Option<u32> {
+        match self.pages.get(source) {
+            Some(&known @ 1..) => Some(known - 1),
+            _ => {
+                let page = self.table.find_page(self.record, self.sources.list()[source].granule)?;
+                Some(self.remember(source, page))
+            }
+        }
+    }
+
+    /// The page of a source; `None` if the table has no room for it.
+    #[inline]
+    fn page_or_new(&mut self, source: usize) -> Option<u32> {
+        if let Some(page) = self.page(source) {
+            return Some(page);
+        }
+        let page = self.table.page_or_new(self.record, self.sources.list()[source].granule)?;
+        Some(self.remember(source, page))
+    }
+
+    fn remember(&mut self, source: usize, page: u32) -> u32 {
+        if let Some(known) = self.pages.get_mut(source) {
+            *known = page + 1;
+        }
+        page
+    }
+
+    /// Is there a page for every source, and is `test` true for each?
+    #[inline]
+    fn all_pages(&mut self, mut test: impl FnMut(Page<'_>) -> bool) -> bool {
+        (0..self.sources.list().len())
+            .all(|source| self.page(source).is_some_and(|page| test(self.table.page(page))))
+    }
+
+    fn grants_from(&self, source: usize) -> bool {
+        self.table.state(self.sources.list()[source].granule) == GranuleState::Owned
+    }
+
+    /// Bit of this pool among the scarce ones. Two pools may share a bit: a wrong hint costs a search, no more.
+    fn scarce_bit(&self) -> u64 {
+        1 << (self.pool.key().0 % 64)
+    }
+
+    fn is_scarce(&self) -> bool {
+        self.table.scarce(self.record).load(SeqCst) & self.scarce_bit() != 0
+    }
+
+    fn set_scarce(&self) {
+        if !self.is_scarce() {
+            self.table.scarce(self.record).fetch_or(self.scarce_bit(), SeqCst);
+        }
+    }
+
+    /// Raises the high-water mark of one egress IP towards the origin.
+    #[cold]
+    fn sample(&self, source: usize, page: Page<'_>) {
+        let row = self.sources.row(source);
+        let occupied = match row.len() {
+            1 => page.occupied(),
+            _ => self.table.occupied(self.record, &self.sources.list()[row]),
+        };
+        page.raise_peak(occupied);
+    }
+
+    fn refuse(&mut self) -> AcquireError {
+        if !(0..self.sources.list().len()).any(|source| self.grants_from(source)) {
+            return AcquireError::NoShare;
+        }
+        if let Some(index) = self.page(0) {
+            self.table.page(index).count_refusal();
+        }
+        AcquireError::Exhausted
+    }
+}
+
+/// Counters have one writer: no locked instruction is needed.
+#[inline]
+fn add_one(counter: &AtomicU64) {
+    counter.store(counter.load(Relaxed) + 1, Relaxed);
+}
