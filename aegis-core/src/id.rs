@@ -17,7 +17,10 @@ fn check(what: &str, name: &str) -> Result<(), Error> {
         return Err(Error::input(format!("a {what} has an empty name; give it one, for example \"a1\"")));
     }
     if name.len() > MAX_NAME {
-        return Err(Error::input(format!("{what} name of {} bytes; at most {MAX_NAME} are allowed", name.len())));
+        return Err(Error::input(format!(
+            "{what} name of {} bytes; at most {MAX_NAME} are allowed",
+            name.len()
+        )));
     }
     if let Some(bad) = name.chars().find(|c| !u8::try_from(*c).is_ok_and(valid)) {
         return Err(Error::input(format!(

@@ -118,7 +118,9 @@ impl FromStr for PortRange {
     fn from_str(text: &str) -> Result<Self, Error> {
         let port = |part: &str| {
             part.parse::<u16>().map_err(|_| {
-                Error::input(format!("{text:?} is not a port range; expected ports 0 to 65535 like \"2048-4095\""))
+                Error::input(format!(
+                    "{text:?} is not a port range; expected ports 0 to 65535 like \"2048-4095\""
+                ))
             })
         };
         let (lo, hi) = text.split_once('-').unwrap_or((text, text));
