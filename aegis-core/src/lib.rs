@@ -8,6 +8,7 @@ pub mod inventory;
 pub mod limits;
 pub mod net;
 pub mod sync;
+pub mod tenancy;
 pub mod time;
 
 pub use error::{Error, ErrorKind, Result};
