@@ -3,6 +3,7 @@
 
 pub mod error;
 pub mod fleet;
+pub mod fleet_file;
 pub mod id;
 pub mod inventory;
 pub mod limits;
