@@ -264,7 +264,8 @@ mod tests {
     use super::*;
     use crate::inventory::{AddressState, Holding};
 
-    /// Account `acme` leases 192.0.2.1 (pool `rented`) and brought 198.51.100.0/24 (pool `whole`).
+    /// Account `acme` leases 192.0.2.1 (pool `rented`) and brought 198.51.100.0/24 (pool `whole`, and `ends` of its
+    /// first and last address).
     fn inventory() -> Inventory {
         let holding = |id: &str, right, prefix: &str| Holding {
             id: id.parse().unwrap(),
@@ -274,16 +275,20 @@ mod tests {
             data_centers: vec!["fra".parse().unwrap()],
             state: AddressState::Active,
         };
-        let pool = |id: &str, right, prefix: &str| Pool {
+        let pool = |id: &str, right, prefixes: &[&str]| Pool {
             id: id.parse().unwrap(),
             account: "acme".parse().unwrap(),
             right,
-            prefixes: vec![prefix.parse().unwrap()],
+            prefixes: prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect(),
         };
         let (leased, byoip) = ((Right::Leased, "192.0.2.1/32"), (Right::Byoip, "198.51.100.0/24"));
         Inventory::new(
             [holding("lease", leased.0, leased.1), holding("block", byoip.0, byoip.1)],
-            [pool("rented", leased.0, leased.1), pool("whole", byoip.0, byoip.1)],
+            [
+                pool("rented", leased.0, &[leased.1]),
+                pool("whole", byoip.0, &[byoip.1]),
+                pool("ends", byoip.0, &["198.51.100.0/32", "198.51.100.255/32"]),
+            ],
             4,
         )
         .unwrap()
@@ -301,7 +306,7 @@ mod tests {
             from: from.parse().unwrap(),
             to: to.parse().unwrap(),
         };
-        let accounts = [account("acme"), account("globex")];
+        let accounts = [account("acme"), account("globex"), account("initech")];
         Tenancy::new(&inventory(), accounts, zones.iter().map(zone), delegations.iter().map(delegation))
     }
 
@@ -323,9 +328,13 @@ mod tests {
     #[test]
     fn a_foreign_zone_uses_a_pool_only_when_all_of_it_is_delegated() {
         let foreign = &[("blog", "globex", Some("whole"))][..];
+        let ends = &[("blog", "globex", Some("ends"))][..];
         let halves = [("198.51.100.0/25", "acme", "globex"), ("198.51.100.128/25", "acme", "globex")];
         assert!(tenancy(foreign, &[("198.51.100.0/24", "acme", "globex")]).is_ok());
         assert!(tenancy(foreign, &halves).is_ok());
+        assert!(tenancy(ends, &halves).is_ok());
+        assert!(tenancy(ends, &halves[..1]).is_err(), "one end is not both");
+        assert!(tenancy(foreign, &[("198.51.100.0/24", "acme", "initech")]).is_err(), "delegated to a third");
         for not_enough in [&[][..], &halves[..1], &halves[1..]] {
             let message = tenancy(foreign, not_enough).unwrap_err().to_string();
             assert!(message.contains("zone \"blog\": pool \"whole\" is of account \"acme\""), "{message}");
@@ -358,7 +367,7 @@ mod tests {
                 &[whole, whole],
                 "delegation 2: 198.51.100.0/24 is delegated from \"acme\" to \"globex\" twice",
             ),
-            (&[], &[("198.51.0.0/16", "acme", "globex")], "lies in no holding of account \"acme\""),
+            (&[], &[("198.51.100.0/23", "acme", "globex")], "lies in no holding of account \"acme\""),
             (&[], &[("198.51.100.0/24", "globex", "acme")], "lies in no holding of account \"globex\""),
             (&[], &[("198.51.100.1/24", "acme", "globex")], "host bits"),
             (&[], &[("192.0.2.1/32", "acme", "globex")], "holding \"lease\", which is leased"),

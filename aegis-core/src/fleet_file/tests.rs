@@ -93,6 +93,13 @@ fn defaults_are_filled_in() {
 }
 
 #[test]
+fn port_0_need_not_be_reserved_where_it_is_not_usable() {
+    let text = GOOD.replace("[policy]", "[policy]\nusable = \"2048-65535\"\nreserved = []");
+    let policy = FleetFile::parse("f", &text).unwrap().policy;
+    assert_eq!((policy.usable.lo(), policy.reserved.len()), (2_048, 0));
+}
+
+#[test]
 fn a_mapped_prefix_is_the_v4_prefix_wherever_it_is_written() {
     let mapped = GOOD.replace("\"198.51.100.0/24\"", "\"::ffff:198.51.100.0/120\"");
     let mapped =
