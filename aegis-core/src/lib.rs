@@ -3,12 +3,14 @@
 
 pub mod error;
 pub mod fleet;
+pub mod fleet_file;
 pub mod id;
 pub mod inventory;
 pub mod lease;
 pub mod limits;
 pub mod net;
 pub mod sync;
+pub mod tenancy;
 pub mod time;
 
 pub use error::{Error, ErrorKind, Result};
