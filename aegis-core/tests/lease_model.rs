@@ -71,6 +71,8 @@ struct World {
     origins: Vec<Origin>,
     quarantine: Quarantine,
     park: Duration,
+    /// Half of the worlds have strangers that block whole ports.
+    ports_are_parked: bool,
     model: Model,
     leases: Vec<Lease>,
     now: u64,
@@ -129,6 +131,7 @@ impl World {
             origins,
             quarantine,
             park,
+            ports_are_parked: seed % 2 == 0,
             model: Model::default(),
             leases: Vec::new(),
             now: 1_000,
@@ -199,8 +202,10 @@ impl World {
         if old.is_empty() {
             *old = all;
         }
-        // With several granules a change of generation in one may come early where another was drained meanwhile.
-        assert!(self.granules.len() > 1 || old.contains(&source), "{source} is not of the oldest generation");
+        // With several granules a change of generation in one may come early where another was drained meanwhile;
+        // and a grant that the model cannot tell from a free tuple may have been the first of a generation.
+        let unclear = self.granules.len() > 1 || self.ports_are_parked;
+        assert!(unclear || old.contains(&source), "{source} is not of the oldest generation");
         old.remove(&source);
     }
 
@@ -234,9 +239,11 @@ impl World {
         let index = self.pick(self.leases.len());
         let lease = self.leases.swap_remove(index);
         let (origin, source) = (*lease.origin(), lease.source());
-        let cause =
-            [Conflict::PortInUse, Conflict::TupleInUse, Conflict::TupleInUse, Conflict::NoSuchAddress]
-                [self.pick(4)];
+        let cause = match self.pick(4) {
+            0 if self.ports_are_parked => Conflict::PortInUse,
+            1 => Conflict::NoSuchAddress,
+            _ => Conflict::TupleInUse,
+        };
         self.table.conflict(lease, cause, self.time()).unwrap();
         let until = deadline(self.now, self.park);
         match cause {
