@@ -9,6 +9,7 @@ pub mod inventory;
 pub mod lease;
 pub mod limits;
 pub mod net;
+pub mod slices;
 pub mod sync;
 pub mod tenancy;
 pub mod time;
