@@ -1,6 +1,7 @@
 //! Aegis Egress, the model.
 #![forbid(unsafe_code)]
 
+pub mod epoch;
 pub mod error;
 pub mod fleet;
 pub mod fleet_file;
@@ -10,6 +11,7 @@ pub mod lease;
 pub mod limits;
 pub mod net;
 pub mod slices;
+pub mod soft_unicast;
 pub mod sync;
 pub mod tenancy;
 pub mod time;
