@@ -1,6 +1,8 @@
 //! Aegis Egress, the model.
 #![forbid(unsafe_code)]
 
+pub mod bundle;
+pub mod capacity;
 pub mod epoch;
 pub mod error;
 pub mod fleet;

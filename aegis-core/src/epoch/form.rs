@@ -34,7 +34,7 @@ struct Envelope<T, N = String> {
 }
 
 impl Form {
-    pub(crate) fn to_bytes<T: Serialize>(&self, value: &T) -> Vec<u8> {
+    pub(crate) fn write_bytes<T: Serialize>(&self, value: &T) -> Vec<u8> {
         let payload = postcard::to_allocvec(value).expect("plain data always serialises");
         let length = u32::try_from(payload.len()).expect("the limits keep a payload below 4 GiB");
         let mut bytes = Vec::with_capacity(HEADER + payload.len() + CHECKSUM);
@@ -47,7 +47,7 @@ impl Form {
     }
 
     /// Reads a value: frame, checksum, decoding into unchecked `P`arts, the value's own checks, canonical form.
-    pub(crate) fn from_bytes<P, T>(&self, bytes: &[u8]) -> Result<T>
+    pub(crate) fn read_bytes<P, T>(&self, bytes: &[u8]) -> Result<T>
     where
         P: DeserializeOwned,
         T: TryFrom<P, Error = Error> + Serialize,
@@ -63,7 +63,7 @@ impl Form {
             return Err(self.fault(format!("{rest} bytes from byte {position} on belong to nothing")));
         }
         let value = T::try_from(parts).map_err(|e| self.fault(e))?;
-        let canonical = self.to_bytes(&value);
+        let canonical = self.write_bytes(&value);
         if canonical != bytes {
             let at =
                 (HEADER..).zip(canonical[HEADER..].iter().zip(&bytes[HEADER..])).find(|(_, (a, b))| a != b);
@@ -73,14 +73,14 @@ impl Form {
         Ok(value)
     }
 
-    pub(crate) fn to_json<T: Serialize>(&self, value: &T) -> String {
+    pub(crate) fn write_json<T: Serialize>(&self, value: &T) -> String {
         let envelope = Envelope { format: self.name, version: self.version, content: value };
         let mut text = serde_json::to_string_pretty(&envelope).expect("plain data always serialises");
         text.push('\n');
         text
     }
 
-    pub(crate) fn from_json<P, T>(&self, text: &str) -> Result<T>
+    pub(crate) fn read_json<P, T>(&self, text: &str) -> Result<T>
     where
         P: DeserializeOwned,
         T: TryFrom<P, Error = Error>,

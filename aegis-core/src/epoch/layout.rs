@@ -185,7 +185,7 @@ impl Layout {
 
     /// The canonical bytes: equal layouts have equal bytes on every platform.
     pub fn to_bytes(&self) -> Vec<u8> {
-        FORM.to_bytes(self)
+        FORM.write_bytes(self)
     }
 
     /// Reads [`to_bytes`](Self::to_bytes).
@@ -194,12 +194,12 @@ impl Layout {
     /// [`ErrorKind::Reload`] for anything else, saying what is wrong and at which byte: foreign, truncated, damaged,
     /// written by a newer version, not canonical, or breaking an invariant.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        FORM.from_bytes::<Parts, Self>(bytes)
+        FORM.read_bytes::<Parts, Self>(bytes)
     }
 
     /// The JSON form: the same content, for people and other languages.
     pub fn to_json(&self) -> String {
-        FORM.to_json(self)
+        FORM.write_json(self)
     }
 
     /// Reads [`to_json`](Self::to_json), with the same checks as the bytes.
@@ -207,7 +207,7 @@ impl Layout {
     /// # Errors
     /// [`ErrorKind::Reload`], with line and column where there is one.
     pub fn from_json(text: &str) -> Result<Self> {
-        FORM.from_json::<Parts, Self>(text)
+        FORM.read_json::<Parts, Self>(text)
     }
 
     /// The owner of an IPv6 address, read from its bits.

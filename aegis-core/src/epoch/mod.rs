@@ -18,6 +18,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use build::LayoutPolicy;
+pub(crate) use check::ascending;
 pub(crate) use layout::Parts as LayoutParts;
 pub use layout::{Layout, NumberedDataCenter, NumberedMachine, Row};
 pub use owner::{DataCenterIndex, Epoch, MachineIndex, Owner};

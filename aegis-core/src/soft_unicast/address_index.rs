@@ -126,7 +126,7 @@ mod tests {
         for stride in [1, 2, 256, 65_536, 0x0101_0101] {
             for count in [0, 1, 2, 3, 31, 256, 4_096, 20_000_u32] {
                 let addresses: Vec<_> = (0..count)
-                    .map(|n| Ipv4Addr::from_bits(0xc000_0200_u32.wrapping_add(n * stride)))
+                    .map(|n| Ipv4Addr::from_bits(0xc000_0200_u32.wrapping_add(n.wrapping_mul(stride))))
                     .collect();
                 let slots = is_perfect(&addresses).unwrap();
                 assert!(slots <= count as usize * 106 / 100 + 2, "{slots} slots for {count} addresses");
