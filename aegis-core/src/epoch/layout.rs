@@ -141,7 +141,7 @@ impl Layout {
     }
 
     /// Who owns `port` of `ip`, or nobody: written to be obviously right, not fast. Data paths use
-    /// [`soft_unicast::Table`].
+    /// `soft_unicast::Table`.
     pub fn owner(&self, ip: IpAddr, port: u16) -> Option<Owner> {
         let machine = match canonical_ip(ip) {
             IpAddr::V4(ip) => self.row(ip)?.owners[usize::from(self.0.cut.granule_of(port)?)]?,
