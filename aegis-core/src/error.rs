@@ -17,6 +17,8 @@ pub enum ErrorKind {
     Wait,
     /// This machine cannot serve it: hand the request to another exit.
     OtherExit,
+    /// There is no dedicated egress for it: use the network's normal egress.
+    NormalEgress,
     /// The caller's view is out of date or damaged: load the file, bundle or layout again.
     Reload,
     /// The machine is not set up for it: an address, route or sysctl is missing.
@@ -27,8 +29,15 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, for tables that map kinds to something else.
-    pub const ALL: [Self; 6] =
-        [Self::Input, Self::Wait, Self::OtherExit, Self::Reload, Self::Machine, Self::Bug];
+    pub const ALL: [Self; 7] = [
+        Self::Input,
+        Self::Wait,
+        Self::OtherExit,
+        Self::NormalEgress,
+        Self::Reload,
+        Self::Machine,
+        Self::Bug,
+    ];
 
     /// What to do, in a few words.
     pub const fn advice(self) -> &'static str {
@@ -36,6 +45,7 @@ impl ErrorKind {
             Self::Input => "correct the input",
             Self::Wait => "wait and try again",
             Self::OtherExit => "use another exit",
+            Self::NormalEgress => "use the normal egress",
             Self::Reload => "reload",
             Self::Machine => "fix the machine's set-up",
             Self::Bug => "report a bug",

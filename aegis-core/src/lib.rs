@@ -3,6 +3,7 @@
 
 pub mod bundle;
 pub mod capacity;
+pub mod edge;
 pub mod epoch;
 pub mod error;
 pub mod fleet;
@@ -12,10 +13,12 @@ pub mod inventory;
 pub mod lease;
 pub mod limits;
 pub mod net;
+pub mod render;
 pub mod slices;
 pub mod soft_unicast;
 pub mod sync;
 pub mod tenancy;
 pub mod time;
+pub mod usage;
 
 pub use error::{Error, ErrorKind, Result};

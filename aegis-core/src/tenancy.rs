@@ -81,7 +81,7 @@ impl GrantError {
     pub const fn kind(self) -> ErrorKind {
         match self {
             Self::UnknownZone => ErrorKind::Input,
-            Self::NotDedicated => ErrorKind::OtherExit,
+            Self::NotDedicated => ErrorKind::NormalEgress,
         }
     }
 }
@@ -320,7 +320,7 @@ mod tests {
         );
         assert_eq!(tenancy.grants().collect::<Vec<_>>(), [grant]);
         let blog = tenancy.grant(&"blog".parse().unwrap()).unwrap_err();
-        assert_eq!((blog, blog.kind()), (GrantError::NotDedicated, ErrorKind::OtherExit));
+        assert_eq!((blog, blog.kind()), (GrantError::NotDedicated, ErrorKind::NormalEgress));
         let none = tenancy.grant(&"none".parse().unwrap()).unwrap_err();
         assert_eq!((none, none.kind()), (GrantError::UnknownZone, ErrorKind::Input));
     }

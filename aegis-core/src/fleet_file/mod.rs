@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use crate::bundle::{Bundle, ZoneGrant};
+use crate::epoch::{Epoch, Layout, LayoutPolicy};
 use crate::error::{Item, Refusal, Result, unique};
 use crate::fleet::{Coordinates, DataCenter, Fleet, Machine, Partition};
-use crate::id::{AccountId, HoldingId, OriginId, PoolId};
+use crate::id::{AccountId, HoldingId, MachineId, OriginId, PoolId};
 use crate::inventory::{Holding, Inventory, Pool, Right};
 use crate::net::Origin;
 use crate::tenancy::{Account, Delegation, Tenancy, Zone, check_account};
@@ -80,6 +82,30 @@ impl FleetFile {
             return Err(source.error_at(0, "the fleet has no data center; add at least one [[data_center]]"));
         }
         Self::build(rows).map_err(|refusal| source.error(refusal))
+    }
+
+    /// The layout of `epoch` for this fleet; numbers are kept from `previous`.
+    ///
+    /// # Errors
+    /// As [`Layout::build`].
+    pub fn layout(&self, previous: Option<&Layout>, epoch: Epoch) -> Result<Layout> {
+        let policy = LayoutPolicy {
+            cut: self.policy.cut()?,
+            data_centers_per_address: self.policy.data_centers_per_address,
+            max_granules_per_machine: self.policy.max_granules_per_machine,
+        };
+        Layout::build(&self.fleet, &self.inventory, &policy, previous, epoch)
+    }
+
+    /// What `machine` needs of `layout`, a layout of this fleet.
+    ///
+    /// # Errors
+    /// As [`Bundle::new`].
+    pub fn bundle(&self, machine: &MachineId, layout: &Layout) -> Result<Bundle> {
+        let grants = self.tenancy.grants();
+        let grants = grants.map(|grant| ZoneGrant::from(&grant));
+        let v6_addresses = self.policy.v6_addresses_per_machine;
+        Bundle::new(machine.clone(), layout.clone(), &self.inventory, grants, v6_addresses)
     }
 
     fn build(rows: Rows) -> Result<Self, Refusal> {

@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Item, Refusal};
+use crate::error::{Error, Item, Refusal};
 use crate::limits;
 use crate::net::PortRange;
+use crate::slices::{Cut, GranuleSize};
 
 /// The settings that hold for the whole fleet. A key that is left out has its default.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -38,49 +39,26 @@ impl Default for Policy {
 }
 
 impl Policy {
+    /// How every IPv4 address is cut.
+    pub(super) fn cut(&self) -> Result<Cut, Refusal> {
+        let refuse = |field, error: &Error| Refusal::new(Item::Only("policy"), field, error.message());
+        let granule = GranuleSize::new(self.granule_ports).map_err(|e| refuse("granule_ports", &e))?;
+        Cut::new(granule, self.usable, self.reserved.iter().copied()).map_err(|e| refuse("reserved", &e))
+    }
+
     /// Refuses settings under which no connection could leave.
     pub(super) fn check(&self) -> Result<(), Refusal> {
-        let refuse = |field, reason: String| Err(Refusal::new(Item::Only("policy"), field, reason));
-        let (min, max) = (limits::MIN_GRANULE_PORTS, limits::MAX_GRANULE_PORTS);
-        let granule = self.granule_ports;
-        if !granule.is_power_of_two() || !(min..=max).contains(&granule) {
-            return refuse(
-                "granule_ports",
-                format!("a granule of {granule} ports; use a power of two from {min} to {max}"),
-            );
-        }
-        if self.usable.contains(0) && !self.reserved.iter().any(|range| range.contains(0)) {
-            return refuse(
-                "reserved",
-                "port 0 is never usable; reserve it, for example with \"0-2047\"".into(),
-            );
-        }
-        if !self.has_whole_granule() {
-            let usable = self.usable;
-            return refuse(
-                "reserved",
-                format!("no granule of {granule} ports lies in {usable} outside the reserved ports"),
-            );
-        }
+        self.cut()?;
         for (field, is_zero) in [
             ("data_centers_per_address", self.data_centers_per_address == 0),
             ("max_granules_per_machine", self.max_granules_per_machine == Some(0)),
             ("v6_addresses_per_machine", self.v6_addresses_per_machine == 0),
         ] {
             if is_zero {
-                return refuse(field, format!("{field} 0 would leave nothing to use; use 1 or more"));
+                let reason = format!("{field} 0 would leave nothing to use; use 1 or more");
+                return Err(Refusal::new(Item::Only("policy"), field, reason));
             }
         }
         Ok(())
-    }
-
-    fn has_whole_granule(&self) -> bool {
-        let last = (self.granule_ports - 1) as u16; // Checked: at most 32,767.
-        (0..=u16::MAX).step_by(usize::from(last) + 1).any(|lo| {
-            let granule =
-                PortRange::new(lo, lo + last).expect("granules are aligned: none passes the last port");
-            let usable = self.usable.contains(granule.lo()) && self.usable.contains(granule.hi());
-            usable && !self.reserved.iter().any(|range| range.overlaps(granule))
-        })
     }
 }

@@ -168,17 +168,18 @@ fn a_wrong_file_is_refused_at_its_place_with_both_parties() {
         (
             "[policy]",
             "[policy]\ngranule_ports = ¦3000",
-            "policy: a granule of 3000 ports; use a power of two from 64 to 32768",
+            "policy: granule size 3000; use a power of two from 64 to 32768 ports",
         ),
         (
             "[policy]",
             "[policy]\ngranule_ports = ¦32",
-            "policy: a granule of 32 ports; use a power of two from 64 to 32768",
+            "policy: granule size 32; use a power of two from 64 to 32768 ports",
         ),
         (
             "[policy]",
-            "[policy]\nreserved = ¦[\"1-2047\"]",
-            r#"policy: port 0 is never usable; reserve it, for example with "0-2047""#,
+            "[policy]\nreserved = ¦[\"4096-8191\"]",
+            "policy: port 0 would be usable (granules of 2048, usable ports 0-65535); it is no source port: start the \
+             usable range at 1 or later, or reserve a range that begins with 0",
         ),
         (
             "[policy]",
@@ -188,7 +189,8 @@ fn a_wrong_file_is_refused_at_its_place_with_both_parties() {
         (
             "[policy]",
             "¦[policy]\nusable = \"1-4094\"",
-            "policy: no granule of 2048 ports lies in 1-4094 outside the reserved ports",
+            "policy: no granule of 2048 ports lies wholly inside 1-4094 and outside the reserved ranges; use smaller \
+             granules or reserve less",
         ),
         (
             "[policy]",

@@ -14,6 +14,7 @@ use super::tag::MAX_QUARANTINE_MS;
 /// How a connection ended, as the side that opened it knows.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
+#[expect(clippy::enum_variant_names, reason = "\"half-closed\" is the word of RFC 9293")]
 pub enum Closed {
     /// We closed first, then the peer: TIME_WAIT is here.
     Active,

@@ -11,6 +11,7 @@
 use core::hash::Hasher;
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
+use std::collections::BTreeMap;
 
 use siphasher::sip::SipHasher13;
 
@@ -244,49 +245,91 @@ impl<M: Memory> Table<M> {
 
     /// Tells the table of a granule; the same granule again is the same slot.
     ///
+    /// # Errors
+    /// As [`Table::add_granules`].
+    pub fn add_granule(&self, ip: IpAddr, range: PortRange) -> Result<GranuleSlot> {
+        Ok(self.add_granules([(ip, range)])?[0])
+    }
+
+    /// Tells the table of granules, in any order, and returns their slots in the same order. A granule that it knows
+    /// already keeps its slot.
+    ///
     /// Called by one thread at a time (whoever applies bundles).
     ///
     /// # Errors
-    /// The range overlaps another granule of the address without being it; it has more ports than the table was
-    /// made for; it contains port 0; there are too many granules.
-    pub fn add_granule(&self, ip: IpAddr, range: PortRange) -> Result<GranuleSlot> {
-        let ip = crate::net::canonical_ip(ip);
-        if range.contains(0) {
-            return Err(Error::input(format!("granule {ip} {range}: port 0 is no source port")));
+    /// A range overlaps another granule of the address without being it; it has more ports than the table was made
+    /// for; it contains port 0; there are too many granules. Then none is added.
+    pub fn add_granules(
+        &self,
+        granules: impl IntoIterator<Item = (IpAddr, PortRange)>,
+    ) -> Result<Vec<GranuleSlot>> {
+        let before = self.words()[GRANULE_COUNT].load(SeqCst) as u32;
+        let mut known: BTreeMap<(IpAddr, u16), (PortRange, GranuleSlot)> = (0..before)
+            .map(|slot| {
+                let (ip, range) = self.granule(GranuleSlot(slot));
+                ((ip, range.lo()), (range, GranuleSlot(slot)))
+            })
+            .collect();
+        let mut count = before;
+        let mut slots = Vec::new();
+        for (ip, range) in granules {
+            let ip = crate::net::canonical_ip(ip);
+            // Only the last granule that begins at or before the end of this one can overlap it: all others are
+            // disjoint already.
+            let near = known.range(..=(ip, range.hi())).next_back().filter(|((other, _), _)| *other == ip);
+            let slot = match near {
+                Some((_, (other, slot))) if *other == range => *slot,
+                Some((_, (other, _))) if other.overlaps(range) => {
+                    return Err(Error::input(format!(
+                        "granule {ip} {range} overlaps granule {other} of the table"
+                    )));
+                }
+                _ => {
+                    self.check_granule(ip, range, count)?;
+                    count += 1;
+                    known.insert((ip, range.lo()), (range, GranuleSlot(count - 1)));
+                    GranuleSlot(count - 1)
+                }
+            };
+            slots.push(slot);
         }
-        if range.len() > self.config.granule_ports {
-            return Err(Error::input(format!(
-                "granule {ip} {range} has {} ports; the lease table was made for at most {}",
+        for ((ip, _), (range, slot)) in known {
+            if slot.0 >= before {
+                let words = self.granule_words(slot);
+                for (word, value) in words.iter().zip(ip_words(ip)) {
+                    word.store(value, SeqCst);
+                }
+                words[GRANULE_RANGE].store(u64::from(range.lo()) << 16 | u64::from(range.hi()), SeqCst);
+                words[GRANULE_STATE].store(OWNED, SeqCst);
+            }
+        }
+        self.words()[GRANULE_COUNT].store(u64::from(count), SeqCst);
+        Ok(slots)
+    }
+
+    fn check_granule(&self, ip: IpAddr, range: PortRange, count: u32) -> Result<()> {
+        let fault = if range.contains(0) {
+            "port 0 is no source port".to_owned()
+        } else if range.len() > self.config.granule_ports {
+            format!(
+                "{} ports are too many for a lease table made for granules of at most {}",
                 range.len(),
                 self.config.granule_ports
-            )));
-        }
-        let count = self.words()[GRANULE_COUNT].load(SeqCst) as u32;
-        for slot in (0..count).map(GranuleSlot) {
-            let (other_ip, other) = self.granule(slot);
-            if (other_ip, other) == (ip, range) {
-                return Ok(slot);
-            }
-            if other_ip == ip && other.overlaps(range) {
-                return Err(Error::input(format!(
-                    "granule {ip} {range} overlaps granule {other} of the table"
-                )));
-            }
-        }
-        if count >= self.config.granules {
-            return Err(Error::input(format!(
-                "granule {ip} {range} is one too many: the lease table was made for {}",
-                self.config.granules
-            )));
-        }
-        let words = self.granule_words(GranuleSlot(count));
-        for (word, value) in words.iter().zip(ip_words(ip)) {
-            word.store(value, SeqCst);
-        }
-        words[GRANULE_RANGE].store(u64::from(range.lo()) << 16 | u64::from(range.hi()), SeqCst);
-        words[GRANULE_STATE].store(OWNED, SeqCst);
-        self.words()[GRANULE_COUNT].store(u64::from(count) + 1, SeqCst);
-        Ok(GranuleSlot(count))
+            )
+        } else if count >= self.config.granules {
+            format!("one granule too many for a lease table made for {}", self.config.granules)
+        } else {
+            return Ok(());
+        };
+        Err(Error::input(format!("granule {ip} {range}: {fault}")))
+    }
+
+    /// The granules that the table knows, and what may be done with them.
+    pub fn granules(&self) -> impl Iterator<Item = (IpAddr, PortRange, GranuleState)> {
+        (0..self.words()[GRANULE_COUNT].load(SeqCst) as u32).map(GranuleSlot).map(|slot| {
+            let (ip, range) = self.granule(slot);
+            (ip, range, self.state(slot))
+        })
     }
 
     /// Sets what may be done with a granule. Once this returns `Draining` no acquire that starts later, and none

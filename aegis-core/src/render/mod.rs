@@ -1,0 +1,5 @@
+//! What must other systems be told? Text into a writer; never files.
+
+mod openmetrics;
+
+pub use openmetrics::openmetrics;
