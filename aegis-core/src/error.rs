@@ -5,6 +5,7 @@
 //! with a `kind()`.
 
 use core::fmt;
+use std::collections::BTreeMap;
 
 /// What the caller can do about an error.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -85,4 +86,94 @@ impl Error {
     pub fn at(self, place: impl fmt::Display) -> Self {
         Self { kind: self.kind, message: format!("{place}: {}", self.message).into_boxed_str() }
     }
+}
+
+/// Something that a constructor was given and that a refusal is about. Its kind is the name of its table in a fleet
+/// file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Item {
+    /// The item of this kind with this id.
+    Named(&'static str, String),
+    /// The item of this kind at this index, for kinds without an id.
+    Nth(&'static str, usize),
+    /// The one item of this kind.
+    Only(&'static str),
+}
+
+impl Item {
+    /// The `kind` with this id.
+    pub(crate) fn named(kind: &'static str, id: impl fmt::Display) -> Self {
+        Self::Named(kind, id.to_string())
+    }
+}
+
+impl fmt::Display for Item {
+    /// `data center "fra"`, `delegation 2` (people count from 1).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(kind, id) => write!(f, "{} {id:?}", kind.replace('_', " ")),
+            Self::Nth(kind, index) => write!(f, "{} {}", kind.replace('_', " "), index + 1),
+            Self::Only(kind) => f.write_str(kind),
+        }
+    }
+}
+
+/// Why a constructor refused its input, and where: the rules stay with the types, and the reader of a file can still
+/// point at the line. For everyone else it becomes an [`Error`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Refusal {
+    /// What is wrong.
+    pub(crate) item: Item,
+    /// The field of it that is at fault.
+    pub(crate) field: &'static str,
+    /// The element at fault, where the field is a list.
+    pub(crate) element: Option<usize>,
+    /// The second party. For an id that is used twice it equals `item`. Boxed to keep the `Result`s small.
+    pub(crate) other: Option<Box<Item>>,
+    /// Says why, without naming `item` again.
+    reason: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(item: Item, field: &'static str, reason: impl Into<String>) -> Self {
+        Self { item, field, element: None, other: None, reason: reason.into() }
+    }
+
+    /// The same, pointing at one element of the field.
+    pub(crate) fn element(mut self, index: usize) -> Self {
+        self.element = Some(index);
+        self
+    }
+
+    /// The same, with the second party. The reason names it already.
+    pub(crate) fn against(mut self, other: Item) -> Self {
+        self.other = Some(Box::new(other));
+        self
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        Self::input(format!("{}: {}", refusal.item, refusal.reason))
+    }
+}
+
+/// The items by id.
+///
+/// # Errors
+/// Two of them have one id.
+pub(crate) fn unique<K: Ord + Clone + fmt::Display, T>(
+    kind: &'static str,
+    items: impl IntoIterator<Item = T>,
+    id: impl Fn(&T) -> &K,
+) -> Result<BTreeMap<K, T>, Refusal> {
+    let mut by_id = BTreeMap::new();
+    for item in items {
+        let key = id(&item).clone();
+        let name = Item::named(kind, &key);
+        if by_id.insert(key, item).is_some() {
+            return Err(Refusal::new(name.clone(), "id", "this id is defined twice").against(name));
+        }
+    }
+    Ok(by_id)
 }

@@ -26,5 +26,16 @@ pub const LONGEST_ROUTED_V4: u8 = 24;
 /// The longest IPv6 prefix that an IPv6 holding may have.
 pub const LONGEST_V6_HOLDING: u8 = 64;
 
+/// How many IPv4 addresses the pools of one inventory may hold together: each has a row in every table, so that a
+/// slip such as `/8` for `/28` is refused before it is paid for.
+pub const MAX_POOLED_V4: u32 = 65_536;
+
 /// IPv6 source addresses that one machine uses of its block when nothing else is configured.
 pub const DEFAULT_V6_ADDRESSES: u32 = 256;
+
+/// Granules (of all addresses together) that one layout may have: 65,536 addresses in granules of 64 ports. It bounds
+/// memory, and keeps the byte form far below the 4 GiB that its length field can say.
+pub const MAX_GRANULES_PER_LAYOUT: usize = 1 << 26;
+
+/// Most IPv6 source addresses that one machine may use of its block.
+pub const MAX_V6_ADDRESSES: u32 = 65_536;

@@ -40,6 +40,12 @@ const RANGE: usize = 7;
 
 const LOW: u64 = 0xffff_ffff;
 
+/// A port was taken that was free or resting.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taken {
+    resting: bool,
+}
+
 /// Which ports a choice is among.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Preference {
@@ -172,11 +178,23 @@ impl<'a> Page<'a> {
 
     /// Takes the port; `None` if it is taken already.
     #[inline]
-    pub(super) fn take(self, offset: u32) -> Option<()> {
+    pub(super) fn take(self, offset: u32) -> Option<Taken> {
         let (word, bit) = self.word(offset);
         let both = (1 | 1 << 32) << bit;
         // SeqCst: the caller checks the granule's state next, and a drain that it does not see must see this.
-        (word.fetch_or(both, SeqCst) & both != both).then_some(())
+        let before = word.fetch_or(both, SeqCst) & both;
+        (before != both).then_some(Taken { resting: before != 0 })
+    }
+
+    /// Undoes [`Page::take`].
+    #[cold]
+    pub(super) fn put_back(self, offset: u32, taken: Taken) {
+        if taken.resting {
+            // Its tag still says until when.
+            self.give_resting(offset);
+        } else {
+            self.give_free(offset);
+        }
     }
 
     /// Gives back a port that the caller owns: free at once.
@@ -186,26 +204,28 @@ impl<'a> Page<'a> {
         self.not_full();
     }
 
-    /// Gives back a port that the caller owns: it rests in the younger generation.
-    pub(super) fn give_resting(self, offset: u32, until: Deadline) {
+    /// Gives back a port that the caller owns: it rests in the younger generation, until the deadline in its tag.
+    pub(super) fn give_resting(self, offset: u32) {
         let (word, bit) = self.word(offset);
         let clear = if self.young() == 1 { 1 << 32 } else { 1 };
         word.fetch_and(!(clear << bit), SeqCst);
-        self.due_by(until);
         self.not_full();
     }
 
-    /// A held or parked port gets a new deadline.
-    pub(super) fn kept_until(self, until: Deadline) {
-        self.due_by(until);
-        self.not_full();
-    }
-
-    fn due_by(self, until: Deadline) {
+    /// A port has a new deadline; true if it is now the earliest one of the page.
+    pub(super) fn kept_until(self, until: Deadline) -> bool {
         let due = until.time().as_millis();
-        if due < self.words[DUE].load(SeqCst) {
+        let earliest = due < self.due();
+        if earliest {
             self.words[DUE].fetch_min(due, SeqCst);
         }
+        self.not_full();
+        earliest
+    }
+
+    /// No deadline in the page is earlier (milliseconds).
+    pub(super) fn due(self) -> u64 {
+        self.words[DUE].load(SeqCst)
     }
 
     /// The state (1 or 2) of the younger generation.
@@ -293,7 +313,7 @@ impl<'a> Page<'a> {
 
     #[inline]
     pub(super) fn is_due(self, now: Time) -> bool {
-        self.words[DUE].load(SeqCst) <= now.as_millis()
+        self.due() <= now.as_millis()
     }
 
     /// Ends every hold, park and rest whose time has passed. Returns true if a port became free.

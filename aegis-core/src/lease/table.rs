@@ -90,7 +90,7 @@ const GRANULE_STRIDE: usize = 4;
 const GRANULE_RANGE: usize = 2;
 const GRANULE_STATE: usize = 3;
 
-// An origin's words: address (2), port and protocol, scarce pools.
+// An origin's words: address (2), port and protocol, hint that free tuples are scarce.
 const ORIGIN_STRIDE: usize = 4;
 const ORIGIN_PORT: usize = 2;
 const ORIGIN_SCARCE: usize = 3;
@@ -299,11 +299,14 @@ impl<M: Memory> Table<M> {
         };
         let _ = word.fetch_update(SeqCst, SeqCst, |w| Some(w & !STATE | value));
         if state == GranuleState::Owned {
-            // A page may have been marked full because nothing could be granted from its granule.
+            // While it was draining, its free ports did not count.
             for page in (0..self.map.pages.used(self.words())).map(|index| self.page(index)) {
                 if page.identity() as u32 == granule.0 {
                     page.clear_doubt();
                 }
+            }
+            for record in 0..self.map.origins.used(self.words()) {
+                self.scarce(record).store(0, SeqCst);
             }
         }
     }
@@ -364,9 +367,10 @@ impl<M: Memory> Table<M> {
             return Err(Rejected { error: ReleaseError::Stale, lease });
         }
         if !hold.is_zero() {
-            page.kept_until(Deadline::after(now + hold));
+            self.kept_until(page, Deadline::after(now + hold));
         } else if !rest.is_zero() {
-            page.give_resting(offset, Deadline::after(now + rest));
+            page.give_resting(offset);
+            self.kept_until(page, Deadline::after(now + rest));
         } else {
             self.give_free(page, offset);
         }
@@ -394,7 +398,7 @@ impl<M: Memory> Table<M> {
                     return Err(Rejected { error: ReleaseError::Stale, lease });
                 }
                 page.park();
-                page.kept_until(until);
+                self.kept_until(page, until);
                 if cause == Conflict::PortInUse {
                     self.park_everywhere(lease.granule, offset, until, now);
                 }
@@ -431,7 +435,7 @@ impl<M: Memory> Table<M> {
         if page.take(offset).is_some() {
             page.set_tag(offset, Tag::parked(until));
             page.park();
-            page.kept_until(until);
+            self.kept_until(page, until);
         }
         let state = &self.granule_words(granule)[GRANULE_STATE];
         let _ = state.fetch_update(SeqCst, SeqCst, |w| Some(w & STATE | u64::from(index + 1) << 8));
@@ -460,7 +464,7 @@ impl<M: Memory> Table<M> {
     pub(super) fn park_tuple(&self, page: Page<'_>, offset: u32, tag: Tag, now: Time) {
         page.set_tag(offset, tag);
         page.park();
-        page.kept_until(tag.deadline(Deadline::after(now)));
+        self.kept_until(page, tag.deadline(Deadline::after(now)));
     }
 
     pub(super) fn give_free(&self, page: Page<'_>, offset: u32) {
@@ -474,6 +478,14 @@ impl<M: Memory> Table<M> {
         }
     }
 
+    /// A tuple of the page comes free, or stops resting, at `until`.
+    fn kept_until(&self, page: Page<'_>, until: Deadline) {
+        if page.kept_until(until) {
+            // Free tuples may come back earlier than the hint says.
+            self.not_scarce(page);
+        }
+    }
+
     fn not_scarce(&self, page: Page<'_>) {
         let scarce = self.scarce((page.identity() >> 32) as u32);
         if scarce.load(SeqCst) != 0 {
@@ -481,7 +493,7 @@ impl<M: Memory> Table<M> {
         }
     }
 
-    /// One bit per pool (by key): no free tuple is left towards this origin, resting ones are as good.
+    /// `until << 8 | pool`: no tuple is free towards this origin before that millisecond. 0: not known.
     pub(super) fn scarce(&self, origin: u32) -> &AtomicU64 {
         &self.map.origins.record(self.words(), origin)[ORIGIN_SCARCE]
     }

@@ -197,12 +197,15 @@ impl Hand {
     ) -> Option<Lease> {
         let table = target.table;
         let source = &target.sources.list()[source];
+        if table.state(source.granule) != GranuleState::Owned {
+            return None;
+        }
         let page = table.page(index);
         let words = table.worker_words(self.number.0);
         // Written before the claim, so that whoever finds a port taken but not tagged knows where to look.
         words[WORKER_INTENT].store(u64::from(index) << 32 | u64::from(offset + 1), Release);
         let lease =
-            page.take(offset).and_then(|()| match table.verdict(source.granule, offset, target.now) {
+            page.take(offset).and_then(|taken| match table.verdict(source.granule, offset, target.now) {
                 Verdict::Grant => {
                     self.generation = self.generation.wrapping_add(1);
                     let tag = Tag::live(self.number, self.generation);
@@ -220,7 +223,7 @@ impl Hand {
                     })
                 }
                 Verdict::NotOwned => {
-                    table.give_free(page, offset);
+                    page.put_back(offset, taken);
                     None
                 }
                 Verdict::Parked(tag) => {
@@ -250,18 +253,12 @@ impl Hand {
                 _ if no_room => return Err(AcquireError::TooManyOrigins),
                 (_, None) => {
                     let token = self.token();
-                    target.all_pages(|page| {
-                        page.doubt_full(token);
-                        true
-                    });
+                    target.each_page(|page| page.doubt_full(token));
                     doubt = Some(token);
                     continue;
                 }
                 (_, Some(token)) => {
-                    target.all_pages(|page| {
-                        page.mark_full(token);
-                        true
-                    });
+                    target.each_page(|page| page.mark_full(token));
                     if let Some(index) = target.page(0) {
                         target.sample(0, target.table.page(index));
                     }
@@ -269,12 +266,9 @@ impl Hand {
                 }
             };
             if doubt.take().is_some() {
-                target.all_pages(|page| {
-                    page.clear_doubt();
-                    true
-                });
+                target.each_page(|page| page.clear_doubt());
             }
-            if class != Preference::Free {
+            if class != Preference::Free && !target.is_scarce() {
                 target.set_scarce();
             }
             let mut rank = self.choice.below(among);
@@ -386,23 +380,30 @@ impl<M: Memory> Target<'_, M> {
             .all(|source| self.page(source).is_some_and(|page| test(self.table.page(page))))
     }
 
+    fn each_page(&mut self, mut visit: impl FnMut(Page<'_>)) {
+        for source in 0..self.sources.list().len() {
+            if let Some(page) = self.page(source) {
+                visit(self.table.page(page));
+            }
+        }
+    }
+
     fn grants_from(&self, source: usize) -> bool {
         self.table.state(self.sources.list()[source].granule) == GranuleState::Owned
     }
 
-    /// Bit of this pool among the scarce ones. Two pools may share a bit: a wrong hint costs a search, no more.
-    fn scarce_bit(&self) -> u64 {
-        1 << (self.pool.key().0 % 64)
-    }
-
+    /// Is it known that no tuple of the pool is free towards the origin, so that resting ones are as good?
     fn is_scarce(&self) -> bool {
-        self.table.scarce(self.record).load(SeqCst) & self.scarce_bit() != 0
+        let scarce = self.table.scarce(self.record).load(SeqCst);
+        scarce as u8 == self.pool.key().0 as u8 && self.now.as_millis() < scarce >> 8
     }
 
-    fn set_scarce(&self) {
-        if !self.is_scarce() {
-            self.table.scarce(self.record).fetch_or(self.scarce_bit(), SeqCst);
-        }
+    /// Remembers it until the first rest or hold ends. One pool per origin is remembered, by the low byte of its
+    /// key: a hint that is missing or wrong changes what is preferred, never what may be granted.
+    fn set_scarce(&mut self) {
+        let mut until = u64::MAX >> 8;
+        self.each_page(|page| until = until.min(page.due()));
+        self.table.scarce(self.record).store(until << 8 | u64::from(self.pool.key().0 as u8), SeqCst);
     }
 
     /// Raises the high-water mark of one egress IP towards the origin.

@@ -1,0 +1,262 @@
+use core::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::testing::{World, any_world};
+use super::{Layout, MachineIndex};
+use crate::error::ErrorKind;
+use crate::fleet::Partition;
+use crate::id::{DataCenterId, MachineId};
+use crate::net::PortRange;
+use crate::slices::V6Fields;
+
+fn id(name: &str) -> MachineId {
+    name.parse().unwrap()
+}
+
+/// Granules of one row by machine position.
+fn counts(owners: &[Option<MachineIndex>]) -> BTreeMap<usize, u64> {
+    let mut counts = BTreeMap::new();
+    owners.iter().flatten().for_each(|m| *counts.entry(m.get()).or_default() += 1);
+    counts
+}
+
+#[test]
+fn thirty_one_servers_share_one_address() {
+    let layout = World::new(&[&[1; 31]]).hold("192.0.2.1/32", &[0]).build(1).unwrap();
+    let shares: BTreeSet<PortRange> =
+        layout.machines().iter().flat_map(|m| layout.shares_of(&m.id)).map(|(_, range)| range).collect();
+    assert_eq!(shares.len(), 31);
+    assert_eq!(shares.first().unwrap().to_string(), "2048-4095");
+    assert_eq!(shares.last().unwrap().to_string(), "63488-65535");
+    for port in [0, 1, 2_047] {
+        assert_eq!(layout.owner("192.0.2.1".parse().unwrap(), port), None);
+    }
+    assert_eq!(layout.owner("192.0.2.2".parse().unwrap(), 2_048), None, "foreign, never a neighbour");
+}
+
+#[test]
+fn neighbouring_granules_go_to_one_machine() {
+    let layout = World::new(&[&[1, 1], &[2]]).hold("192.0.2.1/32", &[0, 1]).build(1).unwrap();
+    let row = layout.rows()[0].owners();
+    let changes = row.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    assert_eq!(changes, 3, "reserved, then one run for each machine: {row:?}");
+}
+
+#[test]
+fn a_machine_limit_leaves_granules_unassigned() {
+    let mut world = World::new(&[&[1, 1], &[30]]).hold("192.0.2.1/32", &[0, 1]);
+    world.policy.max_granules_per_machine = Some(5);
+    let layout = world.build(1).unwrap();
+    let counts = counts(layout.rows()[0].owners());
+    assert_eq!(counts.get(&2), Some(&5));
+    assert_eq!(counts.values().sum::<u64>(), 6, "the others keep their quota of 31/32 each: {counts:?}");
+}
+
+#[test]
+fn more_machines_than_granules_take_turns() {
+    let layout = World::new(&[&[1; 100]]).hold("192.0.2.0/24", &[0]).build(1).unwrap();
+    let sums: Vec<usize> = layout.machines().iter().map(|m| layout.shares_of(&m.id).count()).collect();
+    // 256 * 31 / 100 = 79.36
+    assert!(sums.iter().all(|sum| (79..=80).contains(sum)), "{sums:?}");
+}
+
+#[test]
+fn faults_name_both_sides() {
+    let base = || World::new(&[&[1], &[]]);
+    let mut separate = base().hold("192.0.2.1/32", &[1]);
+    separate.data_centers[1].partition = Partition::Separate("east".into());
+    let mut one = World::new(&[&[1], &[1]]).hold("192.0.2.1/32", &[0, 1]);
+    one.policy.data_centers_per_address = 1;
+    for (world, words) in [
+        (base().hold("192.0.2.1/32", &[1]), ["holding h0", "data center d1, which has no machines"]),
+        (base().hold("192.0.2.1/32", &[7]), ["holding h0", "data center d7, which does not exist"]),
+        (separate, ["holding h0", "data center d1, which is in a separate partition"]),
+        (one, ["holding h0 lists 2 data centers", "192.0.2.1; list 1 to 1"]),
+    ] {
+        let e = world.build(1).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Input);
+        assert!(words.iter().all(|w| e.message().contains(w)), "{e}");
+    }
+    let world = base().hold("192.0.2.1/32", &[0]);
+    let layout = world.build(5).unwrap();
+    let e = world.build_after(Some(&layout), 5).unwrap_err();
+    assert!(e.message().contains("epoch 5 does not come after 5"), "{e}");
+}
+
+#[test]
+fn numbers_survive_new_and_lost_members() {
+    let mut world = World::new(&[&[1, 1], &[1]]).hold("2001:db8::/64", &[]);
+    let first = world.build(1).unwrap();
+    let address = |layout: &Layout, name| layout.v6_addresses_of(&id(name), 1).next();
+    assert_eq!(address(&first, "d0-m1"), Some("2001:db8::1:2:0:1".parse().unwrap()));
+    world.machines.retain(|m| m.id != id("d0-m0"));
+    let mut newcomer = world.machines[0].clone();
+    newcomer.id = id("a-new-one");
+    world.machines.push(newcomer);
+    let mut moved = world.machines[1].clone();
+    assert_eq!(moved.id, id("d1-m0"));
+    world.machines.remove(1);
+    moved.data_center = "d0".parse::<DataCenterId>().unwrap();
+    world.machines.push(moved);
+    let second = world.build_after(Some(&first), 2).unwrap();
+    assert_eq!(address(&second, "d0-m1"), address(&first, "d0-m1"));
+    assert_eq!(address(&second, "a-new-one"), Some("2001:db8::1:1:0:1".parse().unwrap()), "the free number");
+    assert_eq!(
+        address(&second, "d1-m0"),
+        Some("2001:db8::1:3:0:1".parse().unwrap()),
+        "numbered where it is now"
+    );
+    assert_eq!(address(&second, "d0-m0"), None);
+}
+
+#[test]
+fn a_separate_partition_has_no_global_addresses() {
+    let mut world = World::new(&[&[1], &[1]]).hold("2001:db8::/64", &[]).hold("192.0.2.1/32", &[0]);
+    world.data_centers[1].partition = Partition::Separate("east".into());
+    let layout = world.build(1).unwrap();
+    assert_eq!(layout.machine_index(&id("d1-m0")), None);
+    assert_eq!(layout.v6_addresses_of(&id("d1-m0"), 4).count() + layout.shares_of(&id("d1-m0")).count(), 0);
+    assert_eq!(layout.v6_addresses_of(&id("d0-m0"), 4).count(), 4);
+}
+
+/// One broken rule each, written into the JSON form.
+#[test]
+fn a_broken_rule_is_refused_by_name() {
+    let layout = World::new(&[&[1], &[1], &[1]])
+        .hold("192.0.2.1/32", &[0, 1])
+        .hold("192.0.2.2/32", &[0])
+        .hold("2001:db8::/64", &[])
+        .build(1)
+        .unwrap();
+    let good: serde_json::Value = serde_json::from_str(&layout.to_json()).unwrap();
+    let fault = |path: &str, value: serde_json::Value| {
+        let mut bad = good.clone();
+        *bad.pointer_mut(&format!("/content/{path}")).expect(path) = value;
+        let e = Layout::from_json(&bad.to_string()).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Reload);
+        e.to_string()
+    };
+    for (path, value, words) in [
+        ("rows/0/owners/0", 0.into(), "192.0.2.1: granule 0 has an owner, but is not usable"),
+        ("rows/0/owners/5", 3.into(), "granule 5 belongs to machine position 3, but there are only 3"),
+        ("rows/0/owners", serde_json::json!([]), "192.0.2.1 has 0 granules; the cut makes 32"),
+        ("rows/1/address", "192.0.2.1".into(), "address 192.0.2.1 is there twice"),
+        ("rows/1/address", "192.0.2.0".into(), "address 192.0.2.0 is out of order (after 192.0.2.1)"),
+        ("data_centers_per_address", 1.into(), "slices at 2 data centers; at most 1"),
+        ("data_centers/1/number", 1.into(), "data centers d0 and d1 both have number 1"),
+        ("data_centers/1/number", 0.into(), "nonzero"),
+        ("machines/1/data_center", 0.into(), "d0-m0 and d1-m0 of one data center both have number 1"),
+        ("machines/1/data_center", 3.into(), "machine d1-m0 is at data center position 3"),
+        ("machines/1/id", "z".into(), "machine d2-m0 is out of order (after z)"),
+        ("v6_prefixes/0", "2001:db8::/65".into(), "longer than /64"),
+        ("v6_prefixes/0", "2001:db8::1/64".into(), "has host bits; write 2001:db8::/64"),
+        ("cut/reserved", serde_json::json!([]), "port 0 would be usable"),
+    ] {
+        let e = fault(path, value);
+        assert!(e.contains(words), "{path}: {e}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn every_share_is_its_quota_rounded(world in any_world()) {
+        let layout = world.build(1).unwrap();
+        let usable: BTreeSet<u16> = layout.cut().granules().collect();
+        let weight = |m: usize| {
+            let id = &layout.machines()[m].id;
+            u128::from(world.machines.iter().find(|x| x.id == *id).unwrap().weight)
+        };
+        for (row, holding) in layout.rows().iter().map(|row| {
+            let at = |h: &&crate::inventory::Holding| h.prefix.contains(&IpAddr::V4(row.address()));
+            (row, world.holdings.iter().find(at).unwrap())
+        }) {
+            let counts = counts(row.owners());
+            let here: Vec<usize> = (0..layout.machines().len()).filter(|m| {
+                let site = layout.machines()[*m].data_center.get();
+                holding.data_centers.contains(&layout.data_centers()[site].id)
+            }).collect();
+            let all: u128 = here.iter().map(|m| weight(*m)).sum();
+            let limit = world.policy.max_granules_per_machine.map_or(u128::MAX, u128::from);
+            for m in &here {
+                let share = u128::from(counts.get(m).copied().unwrap_or(0));
+                let quota = usable.len() as u128 * weight(*m);
+                prop_assert!(share <= limit);
+                prop_assert!(
+                    (share * all).abs_diff(quota.min(limit.saturating_mul(all))) < all,
+                    "{share} granules for a quota of {quota}/{all}"
+                );
+            }
+            prop_assert!(counts.keys().all(|m| here.contains(m)), "no share outside its slices");
+            // Shares + reserved + unassigned are the port space; without a limit nothing is unassigned.
+            let assigned: u64 = counts.values().sum();
+            if limit == u128::MAX {
+                prop_assert_eq!(assigned, usable.len() as u64);
+            }
+            for port in PortRange::ALL.ports() {
+                let owner = layout.owner(row.address().into(), port);
+                let granule = port >> layout.cut().granule().shift();
+                prop_assert_eq!(owner.map(|o| o.machine), row.owners()[usize::from(granule)]);
+                prop_assert!(owner.is_none() || usable.contains(&granule));
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_of_the_input_does_not_matter(world in any_world(), seed: u64) {
+        let mut shuffled = world.clone();
+        let turn = |n: usize| if n == 0 { 0 } else { (seed % n as u64) as usize };
+        shuffled.data_centers.reverse();
+        shuffled.machines.rotate_left(turn(world.machines.len()));
+        shuffled.holdings.rotate_right(turn(world.holdings.len()));
+        shuffled.pools.reverse();
+        let (a, b) = (world.build(3).unwrap(), shuffled.build(3).unwrap());
+        prop_assert_eq!(a.to_bytes(), b.to_bytes());
+        prop_assert_eq!(a, b);
+    }
+
+    #[test]
+    fn roundings_even_out_over_many_addresses(
+        sites in prop::collection::vec(prop::collection::vec(1..20_u32, 1..30), 1..=4),
+    ) {
+        let weights: Vec<&[u32]> = sites.iter().map(Vec::as_slice).collect();
+        let at: Vec<usize> = (0..sites.len()).collect();
+        let layout = World::new(&weights).hold("192.0.2.0/24", &at).build(1).unwrap();
+        let all: u32 = sites.iter().flatten().sum();
+        for (d, weights) in sites.iter().enumerate() {
+            for (m, weight) in weights.iter().enumerate() {
+                let sum = layout.shares_of(&id(&format!("d{d}-m{m}"))).count();
+                let exact = 256.0 * 31.0 * f64::from(*weight) / f64::from(all);
+                prop_assert!((sum as f64 - exact).abs() < 2.0, "{sum} granules of 256 addresses, exactly {exact}");
+            }
+        }
+    }
+
+    #[test]
+    fn both_forms_read_back(world in any_world()) {
+        let layout = world.build(9).unwrap();
+        prop_assert_eq!(&Layout::from_bytes(&layout.to_bytes()).unwrap(), &layout);
+        prop_assert_eq!(&Layout::from_json(&layout.to_json()).unwrap(), &layout);
+    }
+
+    #[test]
+    fn every_v6_address_is_owned_by_its_machine(world in any_world()) {
+        let layout = world.build(1).unwrap();
+        let mut seen = BTreeSet::new();
+        for machine in layout.machines() {
+            let addresses: Vec<_> = layout.v6_addresses_of(&machine.id, 3).collect();
+            prop_assert_eq!(addresses.len(), 3 * layout.v6_prefixes().len());
+            prop_assert!(addresses.is_sorted());
+            for ip in addresses {
+                prop_assert!(seen.insert(ip));
+                prop_assert_eq!(V6Fields::parse(ip).unwrap().machine, machine.number);
+                let owner = layout.owner(ip.into(), 443).unwrap();
+                prop_assert_eq!(&layout.machines()[owner.machine.get()].id, &machine.id);
+                prop_assert_eq!(layout.owner(ip.into(), 0), None);
+            }
+        }
+    }
+}
