@@ -6,12 +6,14 @@
 #![forbid(unsafe_code)]
 
 mod contender;
+mod lookup;
 mod ours;
 mod peers;
 mod random;
 mod rounds;
 
 pub use contender::{Churn, Contender, Scene, fill, refusal};
+pub use lookup::{Hashed, Lookup, Packet, Question, SoftUnicast, Sorted, StdHashed, ask, layout, packets};
 pub use ours::{Access, Ours, Resting};
 pub use peers::{Bitmap, DashSet, Empty, PapayaSet, PerOrigin, Ring, SccSet, Set, Sets, Shared, Stack};
 pub use random::Random;

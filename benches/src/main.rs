@@ -5,8 +5,9 @@
 use std::process::ExitCode;
 
 use aegis_benches::{
-    Access, Bitmap, Churn, Contender, DashSet, Effort, Empty, Measured, Ours, PapayaSet, PerOrigin, Race,
-    Resting, Ring, SccSet, Scene, Sets, Stack, fill, refusal,
+    Access, Bitmap, Churn, Contender, DashSet, Effort, Empty, Hashed, Lookup, Measured, Ours, PapayaSet,
+    PerOrigin, Question, Race, Resting, Ring, SccSet, Scene, Sets, SoftUnicast, Sorted, Stack, StdHashed,
+    ask, fill, layout, packets, refusal,
 };
 
 const ONE_SHARE: Scene = Scene { granule: 2_048, granules: 1, origins: 1 };
@@ -26,6 +27,8 @@ const COLUMNS: [&str; 9] = [
     "bare bitmap (floor)",
     "empty loop",
 ];
+
+const LOOKUP_COLUMNS: [&str; 4] = ["ours", "hashbrown", "std HashMap", "sorted Vec"];
 
 const HELP: &str = "\
 Prints a Markdown table of the hot paths next to their peers.
@@ -69,21 +72,24 @@ fn main() -> ExitCode {
         }
     };
     println!("{}\n", machine(arguments.date));
-    println!("| nanoseconds (times ours) | {} |", COLUMNS.join(" | "));
-    println!("|---|{}", "---:|".repeat(COLUMNS.len()));
-    let rows = rows().into_iter().filter(|(name, _)| name.contains(&arguments.only));
-    for (name, run) in rows {
-        print_row(&name, &run(arguments.effort));
+    for (columns, rows) in [(&COLUMNS[..], rows()), (&LOOKUP_COLUMNS[..], lookup_rows())] {
+        println!("| nanoseconds (times ours) | {} |", columns.join(" | "));
+        println!("|---|{}", "---:|".repeat(columns.len()));
+        for (name, run) in rows.into_iter().filter(|(name, _)| name.contains(&arguments.only)) {
+            print_row(&name, columns, &run(arguments.effort));
+        }
+        println!();
     }
     ExitCode::SUCCESS
 }
 
-fn print_row(name: &str, measured: &[Measured]) {
-    let cells = COLUMNS.map(|column| match measured.iter().find(|m| m.name == column) {
+fn print_row(name: &str, columns: &[&str], measured: &[Measured]) {
+    let cell = |&column: &&str| match measured.iter().find(|m| m.name == column) {
         None => String::new(),
-        Some(m) if m.name == COLUMNS[0] => format!("**{}**", nanos(m.nanos)),
+        Some(m) if column == columns[0] => format!("**{}**", nanos(m.nanos)),
         Some(m) => format!("{} ({:.2}x)", nanos(m.nanos), m.ratio),
-    });
+    };
+    let cells: Vec<_> = columns.iter().map(cell).collect();
     println!("| {name} | {} |", cells.join(" | "));
 }
 
@@ -116,6 +122,33 @@ fn rows() -> Vec<Row> {
         rows.push((name, Box::new(move |effort| full(scene, effort))));
     }
     rows
+}
+
+fn lookup_rows() -> Vec<Row> {
+    let questions = [
+        ("dependent", Question::Dependent),
+        ("independent", Question::Independent),
+        ("batches of 256", Question::Batch),
+    ];
+    let row = |(name, question)| -> Row {
+        let name = format!("owner of (ip, port), 256 addresses of 31 shares, {name}");
+        (name, Box::new(move |effort| owners(question, effort)))
+    };
+    questions.into_iter().map(row).collect()
+}
+
+fn owners(question: Question, effort: Effort) -> Vec<Measured> {
+    fn enter<L: Lookup + 'static>(race: &mut Race<'_>, name: &'static str, question: Question) {
+        let (lookup, packets) = (L::of(&layout()), packets());
+        // The number of operations is a power of two above a batch after the first few doublings.
+        race.enter(name, move |n, _| ask(&lookup, question, &packets, n));
+    }
+    let mut race = Race::default();
+    enter::<SoftUnicast>(&mut race, LOOKUP_COLUMNS[0], question);
+    enter::<Hashed>(&mut race, LOOKUP_COLUMNS[1], question);
+    enter::<StdHashed>(&mut race, LOOKUP_COLUMNS[2], question);
+    enter::<Sorted>(&mut race, LOOKUP_COLUMNS[3], question);
+    race.run(effort)
 }
 
 fn churn(scene: Scene, access: Access, percent: u32, effort: Effort) -> Vec<Measured> {
@@ -182,13 +215,13 @@ fn machine(date: Option<String>) -> String {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let date = date.unwrap_or_else(|| said_by("date", "-I"));
-    let arguments: Vec<_> = std::env::args().skip(1).map(|argument| format!(" {argument}")).collect();
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments = if arguments.is_empty() { String::new() } else { format!(" -- {}", arguments.join(" ")) };
     format!(
-        "{}, {cores} cores; Linux {}; {}; {date}.\nCommand: `cargo run --release -p aegis-benches --{}`",
+        "{}, {cores} cores; Linux {}; {}; {date}.\nCommand: `cargo run --release -p aegis-benches{arguments}`",
         model.trim_start_matches([' ', '\t', ':']),
         kernel.trim(),
         said_by("rustc", "-V"),
-        arguments.concat(),
     )
 }
 

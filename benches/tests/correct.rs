@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use aegis_benches::{
-    Access, Bitmap, Contender, DashSet, Ours, PapayaSet, PerOrigin, Random, Resting, Ring, SccSet, Scene,
-    Sets, Stack, fill,
+    Access, Bitmap, Contender, DashSet, Hashed, Lookup, Ours, PapayaSet, PerOrigin, Random, Resting, Ring,
+    SccSet, Scene, Sets, SoftUnicast, Sorted, Stack, StdHashed, fill, layout, packets,
 };
 
 const SCENE: Scene = Scene { granule: 256, granules: 3, origins: 2 };
@@ -52,4 +52,27 @@ fn no_port_twice_none_forgotten_and_a_refusal_when_full() {
     check("dashmap", Sets::<DashSet>::new(SCENE));
     check("papaya", Sets::<PapayaSet>::new(SCENE));
     check("scc", Sets::<SccSet>::new(SCENE));
+}
+
+#[test]
+fn every_lookup_gives_the_layouts_owner() {
+    let layout = layout();
+    let (ours, hashed) = (SoftUnicast::of(&layout), Hashed::of(&layout));
+    let (std_hashed, sorted) = (StdHashed::of(&layout), Sorted::of(&layout));
+    let mut owned = 0;
+    for batch in &packets() {
+        for &(ip, port) in batch {
+            let owner = layout.owner(ip.into(), port).map(|owner| owner.machine.get() as u32);
+            owned += u32::from(owner.is_some());
+            let said = [
+                ours.owner((ip, port)),
+                hashed.owner((ip, port)),
+                std_hashed.owner((ip, port)),
+                sorted.owner((ip, port)),
+            ];
+            assert_eq!(said, [owner; 4], "{ip} {port}");
+        }
+        assert_eq!(ours.batch(batch), hashed.batch(batch));
+    }
+    assert!(owned > 10_000, "most packets have an owner: {owned}");
 }
