@@ -13,7 +13,9 @@ mod random;
 mod rounds;
 
 pub use contender::{Churn, Contender, Scene, fill, refusal};
-pub use lookup::{Hashed, Lookup, Packet, Question, SoftUnicast, Sorted, StdHashed, ask, layout, packets};
+pub use lookup::{
+    BATCH, Hashed, Lookup, Packet, Question, SoftUnicast, Sorted, StdHashed, ask, layout, packets,
+};
 pub use ours::{Access, Ours, Resting};
 pub use peers::{Bitmap, DashSet, Empty, PapayaSet, PerOrigin, Ring, SccSet, Set, Sets, Shared, Stack};
 pub use random::Random;

@@ -220,7 +220,7 @@ pub struct Bitmap {
 
 impl Shared for Bitmap {
     fn new(ports: core::ops::Range<u32>) -> Self {
-        assert!(ports.len().is_multiple_of(64), "whole words");
+        assert_eq!(ports.len() % 64, 0, "whole words");
         Self { lo: ports.start as u16, words: (0..ports.len() / 64).map(|_| AtomicU64::new(0)).collect() }
     }
 
