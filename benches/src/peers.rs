@@ -98,7 +98,7 @@ impl Set for SccSet {
     }
 }
 
-/// Draws a port, tries to insert the tuple, draws again; after [`TRIES`] searches from a random port on.
+/// Draws a port, tries to insert the tuple, draws again; after 128 tries searches from a random port on.
 #[derive(Debug)]
 pub struct Sets<S> {
     set: S,
