@@ -126,11 +126,13 @@ impl<'a> Page<'a> {
     }
 
     /// Number of ports.
+    #[inline]
     pub(super) fn ports(self) -> u32 {
         let range = self.words[RANGE].load(SeqCst);
         (range as u32 & 0xffff).saturating_sub((range >> 16) as u32 & 0xffff) + 1
     }
 
+    #[inline]
     pub(super) fn identity(self) -> u64 {
         self.words[IDENTITY].load(SeqCst)
     }
@@ -159,6 +161,7 @@ impl<'a> Page<'a> {
     }
 
     /// Replaces the tag of a taken port; false if it was not `from` any more. Of all who try, one succeeds.
+    #[inline]
     pub(super) fn swap_tag(self, offset: u32, from: Tag, to: Tag) -> bool {
         self.tags[offset as usize].compare_exchange(from.0, to.0, SeqCst, SeqCst).is_ok()
     }
@@ -198,6 +201,7 @@ impl<'a> Page<'a> {
     }
 
     /// Gives back a port that the caller owns: free at once.
+    #[inline]
     pub(super) fn give_free(self, offset: u32) {
         let (word, bit) = self.word(offset);
         word.fetch_and(!((1 | 1 << 32) << bit), SeqCst);
@@ -205,6 +209,7 @@ impl<'a> Page<'a> {
     }
 
     /// Gives back a port that the caller owns: it rests in the younger generation, until the deadline in its tag.
+    #[inline]
     pub(super) fn give_resting(self, offset: u32) {
         let (word, bit) = self.word(offset);
         let clear = if self.young() == 1 { 1 << 32 } else { 1 };
@@ -213,6 +218,7 @@ impl<'a> Page<'a> {
     }
 
     /// A port has a new deadline; true if it is now the earliest one of the page.
+    #[inline]
     pub(super) fn kept_until(self, until: Deadline) -> bool {
         let due = until.time().as_millis();
         let earliest = due < self.due();
@@ -224,6 +230,7 @@ impl<'a> Page<'a> {
     }
 
     /// No deadline in the page is earlier (milliseconds).
+    #[inline]
     pub(super) fn due(self) -> u64 {
         self.words[DUE].load(SeqCst)
     }
@@ -240,17 +247,31 @@ impl<'a> Page<'a> {
         let _ = self.words[YOUNG].compare_exchange(seen, seen.wrapping_add(1), SeqCst, SeqCst);
     }
 
-    /// Ports by class. A port that changes meanwhile may be counted either way.
+    /// Ports by class; the resting ones only if none is free, since nobody asks for them otherwise. A port that
+    /// changes meanwhile may be counted either way.
     pub(super) fn candidates(self) -> Candidates {
-        let mut free = 0;
+        let flips = self.words[YOUNG].load(SeqCst);
+        let mut not_free = 0;
+        let mut pairs = self.states().chunks_exact(2);
+        for pair in &mut pairs {
+            // Two words in one population count.
+            let (first, second) = (pair[0].load(SeqCst), pair[1].load(SeqCst));
+            not_free += ((first | first >> 32) & LOW | (second | second << 32) & !LOW).count_ones();
+        }
+        for word in pairs.remainder() {
+            let (low, high) = halves(word.load(SeqCst));
+            not_free += (low | high).count_ones();
+        }
+        let free = self.states().len() as u32 * PORTS_PER_WORD - not_free;
+        if free != 0 {
+            return Candidates { free, old: 0, young: 0, flips };
+        }
         let (mut ones, mut twos) = (0, 0);
         for word in self.states() {
             let (low, high) = halves(word.load(SeqCst));
-            free += (!(low | high)).count_ones();
             ones += (low & !high).count_ones();
             twos += (high & !low).count_ones();
         }
-        let flips = self.words[YOUNG].load(SeqCst);
         let (young, old) = if flips & 1 == 0 { (ones, twos) } else { (twos, ones) };
         Candidates { free, old, young, flips }
     }

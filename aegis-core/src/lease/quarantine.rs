@@ -163,6 +163,20 @@ impl Quarantine {
     }
 }
 
+/// Hold and rest in whole milliseconds, by protocol and way to close: a release does no division.
+pub(super) type Millis = [[(u64, u64); Closed::ALL.len()]; Protocol::ALL.len()];
+
+impl Quarantine {
+    /// All spans at once, for the hot path.
+    pub(super) fn millis(&self) -> Millis {
+        Protocol::ALL.map(|protocol| {
+            Closed::ALL.map(|closed| {
+                (millis_up(self.hold(protocol, closed)), millis_up(self.rest(protocol, closed)))
+            })
+        })
+    }
+}
+
 impl Default for Quarantine {
     /// Hold `linux` with timestamps and the default `tcp_fin_timeout`, rest `azure`.
     fn default() -> Self {

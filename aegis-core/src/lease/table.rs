@@ -23,7 +23,7 @@ use crate::time::Time;
 use super::arena::Arena;
 use super::page::{self, Page};
 use super::pool::{GranuleSlot, Pool, PoolKey, Source};
-use super::quarantine::{Closed, Quarantine};
+use super::quarantine::{Closed, Millis, Quarantine};
 use super::tag::{Class, Deadline, MAX_WORKERS, QUANTUM_MS, Tag};
 use super::{AcquireError, Conflict, Explanation, Heap, Lease, Memory, Rejected, ReleaseError, Seed, Usage};
 
@@ -165,6 +165,7 @@ pub struct Table<M: Memory = Heap> {
     memory: M,
     map: Map,
     config: Config,
+    quarantine: Millis,
     id: u64,
 }
 
@@ -240,7 +241,7 @@ impl<M: Memory> Table<M> {
         // Record 0 stands for every origin.
         words[ORIGIN_COUNTERS].store(1, SeqCst);
         let id = words[TABLE_ID].load(SeqCst);
-        Ok(Self { memory, map, config, id })
+        Ok(Self { memory, map, config, quarantine: config.quarantine.millis(), id })
     }
 
     /// Tells the table of a granule; the same granule again is the same slot.
@@ -354,6 +355,7 @@ impl<M: Memory> Table<M> {
         }
     }
 
+    #[inline]
     pub(super) fn state(&self, granule: GranuleSlot) -> GranuleState {
         match self.granule_words(granule)[GRANULE_STATE].load(SeqCst) & STATE {
             OWNED => GranuleState::Owned,
@@ -397,26 +399,26 @@ impl<M: Memory> Table<M> {
             self.sweep(page, now);
         }
         let protocol = lease.origin().protocol();
-        let hold = self.config.quarantine.hold(protocol, closed);
-        let rest = self.config.quarantine.rest(protocol, closed);
-        let next = if !hold.is_zero() {
-            Tag::held(Deadline::after(now + hold))
-        } else if !rest.is_zero() {
-            Tag::resting(Deadline::after(now + rest))
-        } else {
-            Tag::NONE
+        let (hold, rest) = self.quarantine[protocol as usize][closed as usize];
+        // A hold comes before a rest.
+        let span = if hold != 0 { hold } else { rest };
+        let until = Deadline::after(Time::from_millis(now.as_millis().saturating_add(span)));
+        let next = match (hold, rest) {
+            (1.., _) => Tag::held(until),
+            (0, 1..) => Tag::resting(until),
+            (0, 0) => Tag::NONE,
         };
         if !page.swap_tag(offset, tag, next) {
             return Err(Rejected { error: ReleaseError::Stale, lease });
         }
-        if !hold.is_zero() {
-            self.kept_until(page, Deadline::after(now + hold));
-        } else if !rest.is_zero() {
-            page.give_resting(offset);
-            self.kept_until(page, Deadline::after(now + rest));
-        } else {
+        if span == 0 {
             self.give_free(page, offset);
+            return Ok(());
         }
+        if hold == 0 {
+            page.give_resting(offset);
+        }
+        self.kept_until(page, until);
         Ok(())
     }
 
@@ -457,6 +459,7 @@ impl<M: Memory> Table<M> {
     }
 
     /// The page and tag of a lease that is live here.
+    #[inline]
     fn live(&self, lease: &Lease) -> core::result::Result<(Page<'_>, Tag), ReleaseError> {
         if lease.table != self.id() || lease.page >= self.map.pages.used(self.words()) {
             return Err(ReleaseError::Foreign);
@@ -510,6 +513,7 @@ impl<M: Memory> Table<M> {
         self.kept_until(page, tag.deadline(Deadline::after(now)));
     }
 
+    #[inline]
     pub(super) fn give_free(&self, page: Page<'_>, offset: u32) {
         page.give_free(offset);
         self.not_scarce(page);
@@ -522,6 +526,7 @@ impl<M: Memory> Table<M> {
     }
 
     /// A tuple of the page comes free, or stops resting, at `until`.
+    #[inline]
     fn kept_until(&self, page: Page<'_>, until: Deadline) {
         if page.kept_until(until) {
             // Free tuples may come back earlier than the hint says.
@@ -529,6 +534,7 @@ impl<M: Memory> Table<M> {
         }
     }
 
+    #[inline]
     fn not_scarce(&self, page: Page<'_>) {
         let scarce = self.scarce((page.identity() >> 32) as u32);
         if scarce.load(SeqCst) != 0 {
@@ -537,6 +543,7 @@ impl<M: Memory> Table<M> {
     }
 
     /// `until << 8 | pool`: no tuple is free towards this origin before that millisecond. 0: not known.
+    #[inline]
     pub(super) fn scarce(&self, origin: u32) -> &AtomicU64 {
         &self.map.origins.record(self.words(), origin)[ORIGIN_SCARCE]
     }
@@ -624,6 +631,7 @@ impl<M: Memory> Table<M> {
         self.memory.words()
     }
 
+    #[inline]
     pub(super) fn worker_words(&self, worker: u8) -> &[AtomicU64] {
         let at = self.map.workers + worker as usize * WORKER_STRIDE;
         &self.words()[at..at + WORKER_STRIDE]

@@ -161,14 +161,23 @@ impl Hand {
         if target.all_pages(|page| page.is_full(now)) {
             return Err(target.refuse());
         }
+        // Most pools have one granule, and draws from a few often meet the same one: look its page up once.
+        let mut known = None;
         for _ in 0..DRAWS {
             let (drawn, sample) = self.choice.draw(target.sources.ports());
             let (source, offset) = target.sources.locate(drawn);
-            let Some(index) = target.page_or_new(source) else { break };
-            let page = target.table.page(index);
-            if page.is_due(now) {
-                target.table.sweep(page, now);
-            }
+            let (index, page) = match known {
+                Some((seen, index, page)) if seen == source => (index, page),
+                _ => {
+                    let Some(index) = target.page_or_new(source) else { break };
+                    let page = target.table.page(index);
+                    if page.is_due(now) {
+                        target.table.sweep(page, now);
+                    }
+                    known = Some((source, index, page));
+                    (index, page)
+                }
+            };
             let wanted = match page.peek(offset) {
                 Some(Preference::Free) => true,
                 Some(Preference::Old) => target.is_scarce(),
