@@ -1,0 +1,166 @@
+//! Connections that leave from leased ports.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aegis_core::edge::{Edge, Zone};
+use aegis_core::error::Result;
+use aegis_core::lease::Conflict;
+use aegis_core::net::{Origin, Protocol};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::leased::{Guard, Leased, LeasedTcp};
+use crate::recipe::{self, Refusal};
+use crate::workers::Workers;
+use crate::{ConnectError, TcpStream, UdpSocket, clock};
+
+/// Opens connections from the machine's egress addresses. All threads share one.
+///
+/// Where the kernel says that a stranger has the leased port or tuple, the dialer tells the edge (which parks it)
+/// and goes on with another lease.
+///
+/// After `fork` the child needs an edge and a dialer of its own: the parent's would repeat its choices.
+#[derive(Debug)]
+pub struct Dialer {
+    workers: Workers,
+}
+
+impl Dialer {
+    /// A dial goes on through this many conflicts with strangers, each of which costs some microseconds. Whatever
+    /// it met is parked, so the next dial starts where this one stopped.
+    pub const TRIES: u32 = 64;
+
+    /// A dialer over the machine's edge. It attaches one worker now, and at most one per processor later.
+    ///
+    /// # Errors
+    /// All of the edge's workers are attached; the operating system gives no random numbers.
+    pub fn new(edge: Arc<Edge>) -> Result<Self> {
+        Ok(Self { workers: Workers::new(edge)? })
+    }
+
+    /// The edge.
+    pub fn edge(&self) -> &Arc<Edge> {
+        self.workers.edge()
+    }
+
+    /// Connects to `origin` from a leased ip:port of the zone's pool, and waits as long as the kernel does.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub fn connect(&self, zone: &Zone, origin: SocketAddr) -> Result<TcpStream, ConnectError> {
+        self.connect_until(zone, origin, None)
+    }
+
+    /// As [`Dialer::connect`], but gives up after `timeout`. The unfinished connection is closed before its lease
+    /// goes back, so no late answer meets the tuple's next owner.
+    ///
+    /// # Errors
+    /// [`ConnectError`]; [`ConnectError::Failed`] with `TimedOut` when the time is over.
+    pub fn connect_timeout(
+        &self,
+        zone: &Zone,
+        origin: SocketAddr,
+        timeout: Duration,
+    ) -> Result<TcpStream, ConnectError> {
+        // A deadline beyond the end of time is none.
+        self.connect_until(zone, origin, Instant::now().checked_add(timeout))
+    }
+
+    /// A UDP socket that is bound to a leased ip:port of the zone's pool and connected to `origin`.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub fn udp(&self, zone: &Zone, origin: SocketAddr) -> Result<UdpSocket, ConnectError> {
+        let leased = self.start(zone, Protocol::Udp, origin)?;
+        let source_address = leased.source();
+        let blocking = leased.map(|socket| {
+            let socket = std::net::UdpSocket::from(socket);
+            socket.set_nonblocking(false)?;
+            Ok(socket)
+        });
+        blocking.map(UdpSocket).map_err(|error| failed(source_address, origin, error))
+    }
+
+    fn connect_until(
+        &self,
+        zone: &Zone,
+        origin: SocketAddr,
+        deadline: Option<Instant>,
+    ) -> Result<TcpStream, ConnectError> {
+        let leased = self.start(zone, Protocol::Tcp, origin)?;
+        let source_address = leased.source();
+        let leased = leased.map(|socket| Ok(std::net::TcpStream::from(socket)));
+        let connected = leased.and_then(|leased| {
+            let tcp = LeasedTcp::new(leased);
+            wait(tcp.socket(), deadline)?;
+            tcp.connected(std::net::TcpStream::take_error)
+        });
+        connected
+            .and_then(|tcp| tcp.socket().set_nonblocking(false).map(|()| TcpStream(tcp)))
+            .map_err(|error| failed(source_address, origin, error))
+    }
+
+    /// A leased socket that is connected (UDP), or connected or still connecting (TCP). It does not block.
+    pub(crate) fn start(
+        &self,
+        zone: &Zone,
+        protocol: Protocol,
+        origin: SocketAddr,
+    ) -> Result<Leased<OwnedFd>, ConnectError> {
+        let origin = Origin::new(protocol, origin).map_err(ConnectError::Origin)?;
+        let edge = self.edge();
+        let mut tries = 1;
+        loop {
+            let now = clock::now();
+            let lease = self.workers.with(|worker| worker.acquire(zone, &origin, now)).map_err(|error| {
+                ConnectError::NoLease { error, explanation: Box::new(edge.explain(zone, &origin, now)) }
+            })?;
+            let guard = Guard::new(edge.clone(), lease);
+            let refusal = match recipe::begin(guard.lease()) {
+                Ok(socket) => return Ok(Leased::new(socket, guard)),
+                Err(refusal) => refusal,
+            };
+            match refusal {
+                Refusal::Conflict { conflict, .. } => {
+                    // The lease is live and of this edge: it is not rejected.
+                    let _ = edge.conflict(guard.into_lease(), conflict, clock::now());
+                    if conflict == Conflict::NoSuchAddress {
+                        return Err(ConnectError::Machine(refusal));
+                    }
+                    if tries == Self::TRIES {
+                        return Err(ConnectError::Strangers { tries, last: refusal });
+                    }
+                }
+                Refusal::Socket { .. } => return Err(ConnectError::Machine(refusal)),
+                Refusal::Connect(error) => {
+                    return Err(failed(guard.lease().source(), origin.address(), error));
+                }
+            }
+            tries += 1;
+        }
+    }
+}
+
+pub(crate) fn failed(source_address: SocketAddr, origin: SocketAddr, error: io::Error) -> ConnectError {
+    ConnectError::Failed { source_address, origin, error }
+}
+
+/// Waits until a connecting socket is connected or has failed.
+fn wait(socket: impl AsFd, deadline: Option<Instant>) -> io::Result<()> {
+    let mut fds = [PollFd::new(&socket, PollFlags::OUT)];
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        // More seconds than the kernel can count are for ever.
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut fds, left.as_ref()) {
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Workers for threads that come and go: a worker belongs to one thread at a time, a dialer to all of them.
+
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+use aegis_core::edge::{Edge, Worker};
+use aegis_core::error::{Error, ErrorKind, Result};
+use parking_lot::{Condvar, Mutex};
+
+use crate::clock;
+
+/// A stash of workers; it grows while threads find it empty, up to the number of processors.
+///
+/// An acquire takes less than a microsecond and never waits, so more workers than processors would not help.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    edge: Arc<Edge>,
+    stash: Mutex<Stash>,
+    returned: Condvar,
+}
+
+#[derive(Debug)]
+struct Stash {
+    idle: Vec<Worker>,
+    /// So many more may be attached.
+    attachable: usize,
+}
+
+impl Workers {
+    /// Attaches the first worker, so that whoever waits for one waits for something.
+    pub(crate) fn new(edge: Arc<Edge>) -> Result<Self> {
+        let first = attach(&edge)?;
+        let processors = available_parallelism().map_or(1, usize::from);
+        let stash = Mutex::new(Stash { idle: vec![first], attachable: processors - 1 });
+        Ok(Self { edge, stash, returned: Condvar::new() })
+    }
+
+    pub(crate) fn edge(&self) -> &Arc<Edge> {
+        &self.edge
+    }
+
+    /// Calls `f` with a worker that nobody else uses meanwhile. If `f` panics its worker is lost, and its number
+    /// with it detached: a half-done acquire is not handed on.
+    pub(crate) fn with<T>(&self, f: impl FnOnce(&mut Worker) -> T) -> T {
+        let mut worker = self.take();
+        let result = f(&mut worker);
+        self.stash.lock().idle.push(worker);
+        self.returned.notify_one();
+        result
+    }
+
+    fn take(&self) -> Worker {
+        let mut stash = self.stash.lock();
+        loop {
+            if let Some(worker) = stash.idle.pop() {
+                return worker;
+            }
+            if stash.attachable == 0 {
+                self.returned.wait(&mut stash);
+                continue;
+            }
+            stash.attachable -= 1;
+            drop(stash);
+            // If this fails others have taken the edge's workers: make do with what we have.
+            if let Ok(worker) = attach(&self.edge) {
+                return worker;
+            }
+            stash = self.stash.lock();
+        }
+    }
+}
+
+fn attach(edge: &Arc<Edge>) -> Result<Worker> {
+    let seed = clock::seed().map_err(|e| Error::new(ErrorKind::Machine, format!("no random seed: {e}")))?;
+    edge.worker(seed)
+}
