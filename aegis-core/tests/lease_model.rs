@@ -72,7 +72,7 @@ struct World {
     pool: Pool,
     origins: Vec<Origin>,
     quarantine: Quarantine,
-    park: Duration,
+    parks: [Duration; 2],
     /// Half of the worlds have strangers that block whole ports.
     ports_are_parked: bool,
     model: Model,
@@ -102,9 +102,18 @@ impl World {
             1 => Quarantine::default(),
             _ => Quarantine::new(spans(&mut pick), spans(&mut pick)).unwrap(),
         };
-        let park = Duration::from_millis([400, 3_000, 60_000][pick(3) as usize]);
-        let config =
-            Config { granule_ports: 70, granules: 8, origins: 8, pages: 64, workers: 4, quarantine, park };
+        let parks = [0, 1].map(|_| Duration::from_millis([400, 3_000, 60_000][pick(3) as usize]));
+        let [park_port, park_tuple] = parks;
+        let config = Config {
+            granule_ports: 70,
+            granules: 8,
+            origins: 8,
+            pages: 64,
+            workers: 4,
+            quarantine,
+            park_port,
+            park_tuple,
+        };
         let table = Arc::new(Table::new(config, [seed as u8; 32]).unwrap());
         let granules: Vec<_> = (0..1 + pick(4))
             .map(|n| {
@@ -132,7 +141,7 @@ impl World {
             pool,
             origins,
             quarantine,
-            park,
+            parks,
             ports_are_parked: seed % 2 == 0,
             model: Model::default(),
             leases: Vec::new(),
@@ -247,7 +256,7 @@ impl World {
             _ => Conflict::TupleInUse,
         };
         self.table.conflict(lease, cause, self.time()).unwrap();
-        let until = deadline(self.now, self.park);
+        let until = deadline(self.now, self.parks[usize::from(cause != Conflict::PortInUse)]);
         match cause {
             Conflict::NoSuchAddress => drop(self.model.tuples.remove(&(origin, source))),
             _ => drop(self.model.tuples.insert((origin, source), State::Parked(until))),
@@ -315,7 +324,7 @@ impl World {
                 1 => self.conflict(),
                 2..=9 => self.now += [0, 1, 10, 100, 250, 1_000, 7_000][self.pick(7)],
                 10 if self.pick(40) == 0 => {
-                    self.now += [70_000, 1_000_000, 3_000_000, 100_000_000][self.pick(4)]
+                    self.now += [70_000, 1_000_000, 3_000_000, 100_000_000][self.pick(4)];
                 }
                 n if (n < 60) == filling => self.acquire(),
                 _ => self.release(),

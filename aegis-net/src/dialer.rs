@@ -137,7 +137,9 @@ impl Dialer {
                 }
                 Refusal::Socket { .. } => return Err(ConnectError::Machine(refusal)),
                 Refusal::Connect(error) => {
-                    return Err(failed(guard.lease().source(), origin.address(), error));
+                    let source_address = guard.lease().source();
+                    guard.connect_failed();
+                    return Err(failed(source_address, origin.address(), error));
                 }
             }
             tries += 1;

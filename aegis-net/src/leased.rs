@@ -24,9 +24,14 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Without a socket it counts as a connect that failed.
+    /// Until there is a socket nothing was sent from the port.
     pub(crate) fn new(edge: Arc<Edge>, lease: Lease) -> Self {
-        Self { edge, lease: Some(lease), closed: Closed::ConnectFailed }
+        Self { edge, lease: Some(lease), closed: Closed::Unused }
+    }
+
+    /// The connect has failed: something may have been sent.
+    pub(crate) fn connect_failed(mut self) {
+        self.closed = Closed::ConnectFailed;
     }
 
     pub(crate) fn lease(&self) -> &Lease {

@@ -1,6 +1,5 @@
 //! Ours, as a user would call it.
 
-use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -58,7 +57,7 @@ impl Ours {
                 Resting::Default => Quarantine::default(),
                 Resting::Off => Quarantine::new(Spans::ZERO, Spans::ZERO).expect("zero is short enough"),
             },
-            park: Duration::from_secs(60),
+            ..Config::default()
         };
         let table = Arc::new(Table::new(config, [7; 32]).expect("the configuration is in range"));
         let granules: Vec<_> = (1..=scene.granules)

@@ -30,11 +30,13 @@ pub enum Closed {
     Unknown,
     /// A UDP flow that is not used any more.
     UdpIdle,
+    /// Nothing was ever sent from the port: the lease was not needed after all. Free at once.
+    Unused,
 }
 
 impl Closed {
     /// Every way to close.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Active,
         Self::Passive,
         Self::Reset,
@@ -42,6 +44,7 @@ impl Closed {
         Self::HalfClosed,
         Self::Unknown,
         Self::UdpIdle,
+        Self::Unused,
     ];
 }
 
@@ -109,8 +112,7 @@ impl Spans {
 
     const fn of(&self, protocol: Protocol, closed: Closed) -> Duration {
         match (protocol, closed) {
-            // A socket that never sent anything has no late answers.
-            (Protocol::Udp, Closed::ConnectFailed) => self.connect_failed,
+            (_, Closed::Unused) => Duration::ZERO,
             (Protocol::Udp, _) | (_, Closed::UdpIdle) => self.udp,
             (_, Closed::Active) => self.active,
             (_, Closed::Passive) => self.passive,

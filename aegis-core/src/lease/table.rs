@@ -42,8 +42,11 @@ pub struct Config {
     pub workers: u8,
     /// How long released tuples are held, and rest.
     pub quarantine: Quarantine,
-    /// A parked port or tuple is tried again after this time.
-    pub park: Duration,
+    /// A port that a stranger blocks is tried again after this time. Each try costs a failed `bind`.
+    pub park_port: Duration,
+    /// A tuple that a stranger has is tried again after this time. Short, because the stranger may be ourselves: a
+    /// connection that the peer closed first is not quite gone (LAST_ACK) until the peer's last answer.
+    pub park_tuple: Duration,
 }
 
 impl Default for Config {
@@ -55,7 +58,8 @@ impl Default for Config {
             pages: 65_536,
             workers: 64,
             quarantine: Quarantine::default(),
-            park: Duration::from_secs(60),
+            park_port: Duration::from_secs(60),
+            park_tuple: Duration::from_secs(2),
         }
     }
 }
@@ -198,12 +202,10 @@ fn check(config: &Config) -> Result<()> {
             "a lease table for {workers} workers; expected 1 to {MAX_WORKERS}"
         )));
     }
-    if config.park > Quarantine::MAX {
-        return Err(Error::input(format!(
-            "ports parked for {:?}; at most {:?}",
-            config.park,
-            Quarantine::MAX
-        )));
+    for (what, park) in [("ports", config.park_port), ("tuples", config.park_tuple)] {
+        if park > Quarantine::MAX {
+            return Err(Error::input(format!("{what} parked for {park:?}; at most {:?}", Quarantine::MAX)));
+        }
     }
     Ok(())
 }
@@ -368,9 +370,9 @@ impl<M: Memory> Table<M> {
     /// # Errors
     /// A granule that is not of this table.
     pub fn pool(&self, key: PoolKey, granules: impl IntoIterator<Item = GranuleSlot>) -> Result<Pool> {
-        let count = self.words()[GRANULE_COUNT].load(SeqCst);
         let mut sources = Vec::new();
         for slot in granules {
+            let count = self.words()[GRANULE_COUNT].load(SeqCst);
             if u64::from(slot.0) >= count {
                 return Err(Error::input(format!(
                     "granule {} of another lease table; this one has {count}",
@@ -433,7 +435,11 @@ impl<M: Memory> Table<M> {
             Err(error) => return Err(Rejected { error, lease }),
         };
         let offset = u32::from(lease.offset);
-        let until = Deadline::after(now + self.config.park);
+        let park = match cause {
+            Conflict::PortInUse => self.config.park_port,
+            Conflict::TupleInUse | Conflict::NoSuchAddress => self.config.park_tuple,
+        };
+        let until = Deadline::after(now + park);
         if page.is_due(now) {
             self.sweep(page, now);
         }

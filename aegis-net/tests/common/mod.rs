@@ -11,7 +11,7 @@ use std::time::Duration;
 use aegis_core::edge::{Edge, Zone};
 use aegis_core::epoch::{Epoch, Layout};
 use aegis_core::fleet_file::FleetFile;
-use aegis_core::lease::{Closed, Config, Conflict, Explanation, Quarantine, Spans};
+use aegis_core::lease::{Closed, Config, Explanation, Quarantine, Spans};
 use aegis_core::net::{Origin, PortRange, Protocol};
 use aegis_net::{ConnectError, Dialer, TcpStream, UdpSocket, clock};
 
@@ -110,8 +110,7 @@ impl Share {
         let acquire = || worker.acquire(&self.zone, &origin, clock::now()).ok();
         let leases: Vec<_> = std::iter::from_fn(acquire).collect();
         for lease in leases.into_iter().filter(|lease| self.ports.contains(lease.source().port())) {
-            // The one way to end a lease that leaves no trace.
-            edge.conflict(lease, Conflict::NoSuchAddress, clock::now()).unwrap();
+            edge.release(lease, Closed::Unused, clock::now()).unwrap();
         }
     }
 
