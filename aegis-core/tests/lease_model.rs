@@ -220,6 +220,30 @@ impl World {
         old.remove(&source);
     }
 
+    fn acquire_exactly(&mut self) {
+        let origin = self.pick(self.origins.len());
+        let origin = self.origins[origin];
+        self.model.forget_past(self.now);
+        let granule = self.pick(self.granules.len());
+        let (_, ip, range, state) = self.granules[granule];
+        // One past either end now and then.
+        let port = range.lo() - 1 + self.pick(range.len() as usize + 2) as u16;
+        let source = SocketAddr::new(ip, port);
+        let now = self.time();
+        match self.workers[0].acquire_exactly(&self.pool, source, &origin, now) {
+            Ok(lease) => {
+                assert_eq!((lease.source(), lease.origin(), state), (source, &origin, GranuleState::Owned));
+                assert!(range.contains(port) && self.model.grantable(&origin, source), "{source}");
+                self.model.tuples.insert((origin, source), State::Live);
+                self.model.old.entry(origin).or_default().remove(&source);
+                self.leases.push(lease);
+            }
+            Err(AcquireError::NoShare) => assert!(!self.sources().any(|s| s == source), "{source}"),
+            Err(AcquireError::InUse) => assert!(!self.model.grantable(&origin, source), "{source}"),
+            Err(error) => panic!("{source}: {error}"),
+        }
+    }
+
     fn release(&mut self) {
         if self.leases.is_empty() {
             return;
@@ -322,8 +346,9 @@ impl World {
             match self.pick(100) {
                 0 if self.pick(4) == 0 => self.drain(),
                 1 => self.conflict(),
+                10 => self.acquire_exactly(),
                 2..=9 => self.now += [0, 1, 10, 100, 250, 1_000, 7_000][self.pick(7)],
-                10 if self.pick(40) == 0 => {
+                11 if self.pick(40) == 0 => {
                     self.now += [70_000, 1_000_000, 3_000_000, 100_000_000][self.pick(4)];
                 }
                 n if (n < 60) == filling => self.acquire(),

@@ -16,6 +16,9 @@ pub enum AcquireError {
     /// The table has no room for another origin.
     #[error("the lease table has no room for another origin")]
     TooManyOrigins,
+    /// The one source that was asked for is live, held or parked towards this origin.
+    #[error("this source is in use towards the origin")]
+    InUse,
     /// The pool was made by another lease table.
     #[error("the pool was made by another lease table")]
     ForeignPool,
@@ -25,7 +28,7 @@ impl AcquireError {
     /// What the caller can do.
     pub const fn kind(self) -> ErrorKind {
         match self {
-            Self::Exhausted | Self::TooManyOrigins => ErrorKind::Wait,
+            Self::Exhausted | Self::TooManyOrigins | Self::InUse => ErrorKind::Wait,
             Self::NoShare => ErrorKind::OtherExit,
             Self::ForeignPool => ErrorKind::Input,
         }

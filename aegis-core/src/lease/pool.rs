@@ -1,6 +1,6 @@
 //! What a worker chooses among: the shares of one pool that this machine may grant from.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::net::PortRange;
@@ -74,6 +74,14 @@ impl Sources {
         }
         let index = self.list.partition_point(|s| s.first <= n) - 1;
         (index, n - self.list[index].first)
+    }
+
+    /// The source that holds an address and port, and the port's offset there.
+    pub(super) fn find(&self, source: SocketAddr) -> Option<(usize, u32)> {
+        let ip = crate::net::canonical_ip(source.ip());
+        let index = self.list.partition_point(|s| (s.ip, s.lo) <= (ip, source.port())).checked_sub(1)?;
+        let offset = u32::from(source.port() - self.list[index].lo.min(source.port()));
+        (self.list[index].ip == ip && offset < self.ports_of(index)).then_some((index, offset))
     }
 
     /// The sources with the same address as source `index`.

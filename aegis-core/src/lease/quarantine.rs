@@ -68,12 +68,12 @@ pub struct Spans {
 /// `tcp_fin_timeout` when nothing else is set.
 pub const DEFAULT_FIN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Length of TIME_WAIT in Linux; not settable there.
-const TIME_WAIT: Duration = Duration::from_secs(60);
+/// TIME_WAIT lasts 60 s in Linux (not settable), and is over for certain after this long.
+const TIME_WAIT: Duration = Duration::from_secs(69);
 
-/// Linux timers fire up to a seventh late: 60 s are over after 69 s for certain.
+/// Linux timers fire up to a seventh late: a timer of 60 s is over for certain after 68.6 s.
 fn kernel_late(timer: Duration) -> Duration {
-    Duration::from_secs((millis_up(timer) * 8).div_ceil(7_000))
+    Duration::from_millis((millis_up(timer) * 8).div_ceil(7))
 }
 
 impl Spans {
@@ -90,7 +90,7 @@ impl Spans {
     /// With TCP timestamps the kernel takes an explicit bind over its TIME_WAIT at once, so nothing is held after
     /// an orderly close; FIN_WAIT2 lasts `fin_timeout` (`net.ipv4.tcp_fin_timeout`).
     pub fn linux(timestamps: bool, fin_timeout: Duration) -> Self {
-        let time_wait = if timestamps { Duration::ZERO } else { kernel_late(TIME_WAIT) };
+        let time_wait = if timestamps { Duration::ZERO } else { TIME_WAIT };
         Self {
             active: time_wait,
             half_closed: kernel_late(fin_timeout) + time_wait,
@@ -195,8 +195,10 @@ mod tests {
         let with = Spans::linux(true, DEFAULT_FIN_TIMEOUT);
         let without = Spans::linux(false, DEFAULT_FIN_TIMEOUT);
         let s = Duration::from_secs;
-        assert_eq!((with.active, with.half_closed, with.udp), (s(0), s(69), s(65)));
-        assert_eq!((without.active, without.half_closed), (s(69), s(138)));
+        // 60 s x 8/7.
+        let fin_timeout = Duration::from_millis(68_572);
+        assert_eq!((with.active, with.half_closed, with.udp), (s(0), fin_timeout, s(65)));
+        assert_eq!((without.active, without.half_closed), (s(69), fin_timeout + s(69)));
         assert_eq!((with.passive, with.reset, with.connect_failed), (s(0), s(0), s(0)));
         let azure = Spans::azure();
         assert_eq!(

@@ -1,5 +1,6 @@
 //! Who acquires: a thread or process with its own random generator, owner number and counters.
 
+use core::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -142,6 +143,34 @@ impl<M: Memory> Worker<M> {
         let table = &*self.table;
         let now = table.clock(now);
         self.hand.acquire(&mut Target { table, pool, sources, origin, record, pages: &mut [], now })
+    }
+
+    /// A lease of exactly this source ip:port of the pool towards the origin, if it is free or resting.
+    ///
+    /// # Errors
+    /// [`AcquireError::InUse`]: it is live, held or parked; [`AcquireError::NoShare`]: it is outside this machine's
+    /// shares of the pool; the others as [`Worker::acquire`].
+    pub fn acquire_exactly(
+        &mut self,
+        pool: &Pool,
+        source: SocketAddr,
+        origin: &Origin,
+        now: Time,
+    ) -> Acquired {
+        let sources = self.sources(pool, origin)?;
+        let (index, offset) = sources.find(source).ok_or(AcquireError::NoShare)?;
+        let record = self.table.origin_or_new(origin)?;
+        let table = &*self.table;
+        let now = table.clock(now);
+        let mut target = Target { table, pool, sources, origin, record, pages: &mut [], now };
+        if !target.grants_from(index) {
+            return Err(AcquireError::NoShare);
+        }
+        let page = target.page_or_new(index).ok_or(AcquireError::TooManyOrigins)?;
+        if table.page(page).is_due(now) {
+            table.sweep(table.page(page), now);
+        }
+        self.hand.claim(&target, index, page, offset).ok_or(AcquireError::InUse)
     }
 
     #[inline]
