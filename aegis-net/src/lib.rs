@@ -71,3 +71,8 @@ pub use dialer::Dialer;
 pub use error::ConnectError;
 pub use tcp::TcpStream;
 pub use udp::UdpSocket;
+
+/// The README's Rust example is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
