@@ -195,7 +195,7 @@ fn the_order_has_no_circle_and_keeps_leases_and_soft_unicast_apart() {
     assert!(!reach("lease").contains("soft_unicast"));
     assert!(!reach("soft_unicast").contains("lease"));
     for (module, used) in &table {
-        for top in ["plan", "render", "fleet_file"] {
+        for top in ["plan", "render"] {
             assert!(!used.contains(top), "{module} uses {top}; nobody does");
         }
     }
