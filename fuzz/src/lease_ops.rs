@@ -59,7 +59,8 @@ struct Granule {
 struct World {
     table: Arc<Table>,
     quarantine: Quarantine,
-    park: Duration,
+    park_port: Duration,
+    park_tuple: Duration,
     granules: Vec<Granule>,
     /// Pools, and how many of the granules (from the first) each has: they share some.
     pools: Vec<(Pool, usize)>,
@@ -85,9 +86,17 @@ impl World {
             ..Spans::all(Duration::from_millis(input.pick(&[0, 700, 60_000, 1_700_000])))
         };
         let quarantine = Quarantine::new(spans(), spans()).expect("no span is longer than the longest");
-        let park = Duration::from_millis(input.pick(&[400, 60_000]));
-        let config =
-            Config { granule_ports: 40, granules: 3, origins: 3, pages: 12, workers: 2, quarantine, park };
+        let [park_port, park_tuple] = input.pick(&[[400, 700], [60_000, 2_000]]).map(Duration::from_millis);
+        let config = Config {
+            granule_ports: 40,
+            granules: 3,
+            origins: 3,
+            pages: 12,
+            workers: 2,
+            quarantine,
+            park_port,
+            park_tuple,
+        };
         let table = Arc::new(Table::new(config, [1; 32]).expect("a small table"));
         let granules: Vec<_> = (0..1 + input.below(3) as u16)
             .map(|n| {
@@ -114,7 +123,8 @@ impl World {
         let mut world = Self {
             table,
             quarantine,
-            park,
+            park_port,
+            park_tuple,
             granules,
             pools,
             origins,
@@ -232,11 +242,16 @@ impl World {
         let cause = input.pick(&[Conflict::TupleInUse, Conflict::PortInUse, Conflict::NoSuchAddress]);
         let (origin, source) = (*lease.origin(), lease.source());
         self.table.conflict(lease, cause, self.time()).expect("a live lease of this table");
-        let until = deadline(self.now, self.park);
-        match cause {
-            Conflict::NoSuchAddress => drop(self.taken.remove(&(origin, source))),
-            _ => drop(self.taken.insert((origin, source), Taken::Parked(until))),
-        }
+        let span = match cause {
+            Conflict::NoSuchAddress => {
+                self.taken.remove(&(origin, source));
+                return;
+            }
+            Conflict::TupleInUse => self.park_tuple,
+            Conflict::PortInUse => self.park_port,
+        };
+        let until = deadline(self.now, span);
+        self.taken.insert((origin, source), Taken::Parked(until));
         if cause == Conflict::PortInUse {
             // A second conflict on a parked port does not move its time.
             self.forget_past();
