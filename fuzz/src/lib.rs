@@ -1,0 +1,21 @@
+//! What the fuzz targets do with their input. Each body panics where a promise of `aegis-core` is broken, and runs on
+//! a stable compiler as well: `tests/replay.rs` feeds it the committed corpora.
+
+use std::path::Path;
+
+mod lease_ops;
+mod parsers;
+
+pub use lease_ops::lease_ops;
+pub use parsers::{bundle, fleet_file};
+
+/// Runs a target's body on files, for example on what the fuzzer left in `artifacts`.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn replay(target: fn(&[u8]), files: impl IntoIterator<Item = impl AsRef<Path>>) -> std::io::Result<()> {
+    files.into_iter().try_for_each(|file| {
+        target(&std::fs::read(file)?);
+        Ok(())
+    })
+}

@@ -1,0 +1,92 @@
+use core::net::IpAddr;
+
+use aegis_core::bundle::Bundle;
+use aegis_core::edge::Edge;
+use aegis_core::epoch::{Epoch, Layout};
+use aegis_core::fleet_file::FleetFile;
+use aegis_core::lease::Config;
+use aegis_core::soft_unicast;
+
+/// A larger fleet is read, but no layout is built of it: it costs seconds, and finds nothing that a small one does not.
+const MAX_GRANULES: u64 = 1 << 14;
+
+/// A fleet file's text: it is read or refused with a message. What was read has a layout or a reason why not, and
+/// every machine's bundle survives both its forms.
+pub fn fleet_file(input: &[u8]) {
+    let Ok(text) = core::str::from_utf8(input) else { return };
+    let file = match FleetFile::parse("fleet.toml", text) {
+        Ok(file) => file,
+        Err(error) => {
+            assert!(error.message().starts_with("fleet.toml:"), "an error without a place: {error}");
+            return;
+        }
+    };
+    let granules = u64::from(0x1_0000 / file.policy.granule_ports);
+    if file.inventory.egress_v4().take((MAX_GRANULES / granules) as usize + 1).count() as u64 * granules
+        > MAX_GRANULES
+    {
+        return;
+    }
+    let Ok(layout) = file.layout(None, Epoch::new(1)) else { return };
+    assert_eq!(Layout::from_bytes(&layout.to_bytes()).as_ref(), Ok(&layout));
+    for machine in layout.machines().iter().take(3) {
+        let bundle = file.bundle(&machine.id, &layout).expect("a layout of this very file");
+        survives(&bundle);
+    }
+    let next = file.layout(Some(&layout), Epoch::new(2)).expect("what was built once is built again");
+    assert_eq!(next.rows(), layout.rows(), "nothing has changed, but ports have moved");
+    assert_eq!(next.machines(), layout.machines(), "nothing has changed, but numbers have");
+}
+
+/// A bundle's bytes, as they are and again under a right length and checksum, so that the fuzzer reaches what lies
+/// behind them. Whatever is accepted is canonical and keeps its promises.
+pub fn bundle(input: &[u8]) {
+    accept(input);
+    if let Some(signed) = signed(input) {
+        accept(&signed);
+    }
+}
+
+/// The same payload with the frame set right. The frame: magic (4), version (2), length (4), payload, CRC-32 (4).
+fn signed(input: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = input.to_vec();
+    let length = bytes.len().checked_sub(14)? as u32;
+    bytes[..6].copy_from_slice(b"AEGB\x01\x00");
+    bytes[6..10].copy_from_slice(&length.to_le_bytes());
+    let (content, checksum) = bytes.split_last_chunk_mut::<4>()?;
+    *checksum = crc32fast::hash(content).to_le_bytes();
+    Some(bytes)
+}
+
+fn accept(bytes: &[u8]) {
+    let Ok(bundle) = Bundle::from_bytes(bytes) else { return };
+    assert_eq!(bundle.to_bytes(), bytes, "two byte forms of one bundle");
+    survives(&bundle);
+}
+
+/// Both forms give the same bundle back; the fast table answers as the layout does; an edge can be made of it.
+fn survives(bundle: &Bundle) {
+    assert_eq!(Bundle::from_bytes(&bundle.to_bytes()).as_ref(), Ok(bundle));
+    assert_eq!(Bundle::from_json(&bundle.to_json()).as_ref(), Ok(bundle));
+
+    let layout = bundle.layout();
+    if layout.rows().len() as u64 * u64::from(layout.cut().granule().granules_per_address()) > MAX_GRANULES {
+        return;
+    }
+    let table = soft_unicast::Table::new(layout);
+    let v4 = layout.rows().iter().take(8).map(|row| IpAddr::V4(row.address()));
+    let v6 = layout.v6_addresses_of(bundle.machine(), bundle.v6_addresses().min(2)).take(8).map(IpAddr::V6);
+    for ip in v4.chain(v6) {
+        for port in (0..=u16::MAX).step_by(61).chain([u16::MAX]) {
+            assert_eq!(table.owner(ip, port), layout.owner(ip, port), "{ip} {port}");
+        }
+    }
+
+    let v6_granules = u64::from(bundle.v6_addresses())
+        * layout.v6_prefixes().len() as u64
+        * layout.cut().granules().count() as u64;
+    if v6_granules <= MAX_GRANULES {
+        let config = Config { origins: 4, pages: 4, workers: 1, ..Config::default() };
+        Edge::new(bundle, config, [7; 32]).expect("a bundle that was accepted makes an edge");
+    }
+}
