@@ -66,16 +66,15 @@ impl AcquireError {
 impl Edge {
     /// The edge of the machine that `bundle` is for, with a lease table in memory of this process.
     ///
-    /// `config` says how much the lease table can hold; its `granule_ports` and `granules` are raised to what the
-    /// bundle needs. `seed` keys hashes and is nobody else's.
+    /// `config` says how much the lease table can hold; its `granule_ports` is the bundle's, and its `granules` are
+    /// raised to what the bundle needs. `seed` keys hashes and is nobody else's.
     ///
     /// # Errors
     /// A number of `config` is out of its range.
     pub fn new(bundle: &Bundle, config: Config, seed: Seed) -> Result<Self> {
         let granules = granules(bundle);
-        let largest = granules.iter().map(|(_, range)| range.len()).max().unwrap_or(1);
         let config = Config {
-            granule_ports: config.granule_ports.max(largest),
+            granule_ports: bundle.layout().cut().granule().ports(),
             granules: config.granules.max(granules.len() as u32),
             ..config
         };
@@ -84,13 +83,16 @@ impl Edge {
 }
 
 /// The shares of the bundle's machine, granule by granule.
+///
+/// In IPv6 every address of the machine is its own, so one granule of each is plenty: 256 addresses make half a million
+/// ports towards one origin. All granules of each would only spread an origin's connections over more pages.
 fn granules(bundle: &Bundle) -> Vec<(IpAddr, PortRange)> {
     let layout = bundle.layout();
     let v4 = layout.shares_of(bundle.machine()).map(|(ip, range)| (IpAddr::V4(ip), range));
-    let v6 = layout.v6_addresses_of(bundle.machine(), bundle.v6_addresses()).flat_map(|ip| {
-        let cut = layout.cut();
-        cut.granules().filter_map(move |index| Some((IpAddr::V6(ip), cut.range(index)?)))
-    });
+    let usable: Vec<PortRange> =
+        layout.cut().granules().filter_map(|index| layout.cut().range(index)).collect();
+    let v6 = layout.v6_addresses_of(bundle.machine(), bundle.v6_addresses());
+    let v6 = v6.zip(usable.into_iter().cycle()).map(|(ip, range)| (IpAddr::V6(ip), range));
     v4.chain(v6).collect()
 }
 

@@ -68,6 +68,26 @@ fn every_lease_of_every_machine_is_owned_by_that_machine_in_the_table_of_every_o
 }
 
 #[test]
+fn an_ipv6_pool_serves_many_origins_from_many_addresses() {
+    let (file, layout) = shipped();
+    let bundle = file.bundle(&"fra-m01".parse().unwrap(), &layout).unwrap();
+    let edge = Edge::new(&bundle, Config::default(), [1; 32]).unwrap();
+    let zone = edge.zone(&"app.initech.example".parse().unwrap()).unwrap();
+    assert_eq!(zone.capacity(true), 2 * 256 * 2_048);
+    let mut worker = edge.worker([2; 32]).unwrap();
+    let mut sources = std::collections::BTreeSet::new();
+    for n in 1..=40 {
+        let origin = origin(&format!("[2001:db8:f::{n}]:443"));
+        for _ in 0..2_000 {
+            let lease = worker.acquire(&zone, &origin, Time::ZERO).unwrap();
+            sources.insert(lease.source().ip());
+            edge.release(lease, Closed::Passive, Time::ZERO).unwrap();
+        }
+    }
+    assert_eq!(sources.len(), 2 * 256);
+}
+
+#[test]
 fn a_zone_without_dedicated_egress_is_sent_to_the_normal_egress() {
     let (file, layout) = shipped();
     let edge = edge(&file, &layout, "fra-m01");

@@ -1,5 +1,6 @@
 //! Where the words of a lease table live: memory that the caller gives, addressed by index.
 
+use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{AtomicU16, AtomicU64};
 
 /// Memory for one lease table: zeroed 64-bit words, and zeroed 16-bit tags.
@@ -21,19 +22,31 @@ pub struct Heap {
 
 impl Heap {
     /// Zeroed memory of the given size.
-    pub fn zeroed(size: super::Size) -> Self {
-        Self { words: zeroed(size.words), tags: zeroed(size.tags) }
+    ///
+    /// # Errors
+    /// The process cannot have that much.
+    pub fn zeroed(size: super::Size) -> Result<Self> {
+        let short = || {
+            Error::new(
+                ErrorKind::Machine,
+                format!(
+                    "no memory for a lease table of {} words and {} tags; make it smaller",
+                    size.words, size.tags
+                ),
+            )
+        };
+        Ok(Self { words: zeroed(size.words).ok_or_else(short)?, tags: zeroed(size.tags).ok_or_else(short)? })
     }
 }
 
 #[cfg(not(loom))]
-fn zeroed<T: bytemuck::Zeroable>(len: usize) -> Box<[T]> {
-    bytemuck::allocation::zeroed_slice_box(len)
+fn zeroed<T: bytemuck::Zeroable>(len: usize) -> Option<Box<[T]>> {
+    bytemuck::allocation::try_zeroed_slice_box(len).ok()
 }
 
 #[cfg(loom)]
-fn zeroed<T: Default>(len: usize) -> Box<[T]> {
-    (0..len).map(|_| T::default()).collect()
+fn zeroed<T: Default>(len: usize) -> Option<Box<[T]>> {
+    Some((0..len).map(|_| T::default()).collect())
 }
 
 impl Memory for Heap {

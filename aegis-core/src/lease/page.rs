@@ -9,6 +9,8 @@
 //! Taking a port is one `fetch_or` of both bits: it changes nothing if the port was taken already, and its answer
 //! says whose the port is. Whoever took a port owns its tag until it gives the port back.
 
+use core::time::Duration;
+
 use crate::net::PortRange;
 use crate::sync::{AtomicU16, AtomicU64, Ordering::SeqCst};
 use crate::time::Time;
@@ -248,32 +250,35 @@ impl<'a> Page<'a> {
     }
 
     /// Ports by class; the resting ones only if none is free, since nobody asks for them otherwise. A port that
-    /// changes meanwhile may be counted either way.
+    /// changes meanwhile may be counted in any class, but one that can be granted all the time is never missed.
     pub(super) fn candidates(self) -> Candidates {
-        let flips = self.words[YOUNG].load(SeqCst);
-        let mut not_free = 0;
-        let mut pairs = self.states().chunks_exact(2);
-        for pair in &mut pairs {
-            // Two words in one population count.
-            let (first, second) = (pair[0].load(SeqCst), pair[1].load(SeqCst));
-            not_free += ((first | first >> 32) & LOW | (second | second << 32) & !LOW).count_ones();
+        loop {
+            let flips = self.words[YOUNG].load(SeqCst);
+            let (mut free, mut not_taken) = (0, 0);
+            for pair in self.states().chunks(2) {
+                // Two words in one population count; a missing second one is all taken.
+                let (first, second) =
+                    (pair[0].load(SeqCst), pair.get(1).map_or(u64::MAX, |w| w.load(SeqCst)));
+                let low = first & LOW | second << 32;
+                let high = first >> 32 | second & !LOW;
+                free += (!(low | high)).count_ones();
+                not_taken += (!(low & high)).count_ones();
+            }
+            if free != 0 || not_taken == 0 {
+                return Candidates { free, flips, ..Candidates::default() };
+            }
+            let (mut ones, mut twos) = (0, 0);
+            for word in self.states() {
+                let (low, high) = halves(word.load(SeqCst));
+                ones += (low & !high).count_ones();
+                twos += (high & !low).count_ones();
+            }
+            if ones + twos != 0 {
+                let (young, old) = if flips & 1 == 0 { (ones, twos) } else { (twos, ones) };
+                return Candidates { free, old, young, flips };
+            }
+            // What was resting has become free, or was taken, between the two looks.
         }
-        for word in pairs.remainder() {
-            let (low, high) = halves(word.load(SeqCst));
-            not_free += (low | high).count_ones();
-        }
-        let free = self.states().len() as u32 * PORTS_PER_WORD - not_free;
-        if free != 0 {
-            return Candidates { free, old: 0, young: 0, flips };
-        }
-        let (mut ones, mut twos) = (0, 0);
-        for word in self.states() {
-            let (low, high) = halves(word.load(SeqCst));
-            ones += (low & !high).count_ones();
-            twos += (high & !low).count_ones();
-        }
-        let (young, old) = if flips & 1 == 0 { (ones, twos) } else { (twos, ones) };
-        Candidates { free, old, young, flips }
     }
 
     /// The offset of the `rank`th port of a class, if there still are that many.
@@ -340,10 +345,11 @@ impl<'a> Page<'a> {
     /// Ends every hold, park and rest whose time has passed. Returns true if a port became free.
     #[cold]
     pub(super) fn sweep(self, now: Time) -> bool {
-        // Not "never": if we die in here the next one still comes soon.
-        let provisional = now.as_millis() + QUANTUM_MS;
-        let base = Deadline::after(Time::from_millis(self.words[DUE].swap(provisional, SeqCst)));
-        let mut next: Option<Deadline> = None;
+        let due = self.due();
+        let base = Deadline::after(Time::from_millis(due));
+        // A release that we overlook here has read the old time and left it: so look again soon, whatever we find.
+        let soon = Deadline::after(now + Duration::from_millis(QUANTUM_MS));
+        let mut next = soon;
         let mut freed = false;
         let ports = self.ports();
         for (index, word) in self.states().iter().enumerate() {
@@ -361,7 +367,7 @@ impl<'a> Page<'a> {
                 match (taken, tag.class()) {
                     (true, Class::Live | Class::NotTaken)
                     | (false, Class::Live | Class::Held | Class::Parked) => {}
-                    _ if !deadline.passed(now) => next = Some(next.map_or(deadline, |n| n.min(deadline))),
+                    _ if !deadline.passed(now) => next = next.min(deadline),
                     (true, class) => {
                         // Whoever changes the tag owns the port; nobody touches a taken port without one.
                         if self.swap_tag(offset, tag, Tag::NONE) {
@@ -375,31 +381,28 @@ impl<'a> Page<'a> {
                     (false, _) => rested |= (1 | 1 << 32) << bit,
                 }
             }
-            // One exchange for all of the word, so that a port taken meanwhile stays taken; the losers are seen
-            // again at the provisional time.
+            // One exchange for all of the word, so that a port taken meanwhile stays taken; if it fails the next sweep
+            // sees them again.
             if rested != 0 {
                 let seen = word.load(SeqCst) & !rested | seen & rested;
                 if word.compare_exchange(seen, seen & !rested, SeqCst, SeqCst).is_ok() {
+                    self.not_full();
                     freed = true;
-                } else {
-                    next = Some(Deadline::after(Time::from_millis(provisional)));
                 }
             }
         }
-        if let Some(next) = next {
-            self.words[DUE].fetch_min(next.time().as_millis(), SeqCst);
-        } else {
-            // Nothing waits, unless a release has said otherwise meanwhile.
-            let _ = self.words[DUE].compare_exchange(provisional, u64::MAX, SeqCst, SeqCst);
-        }
+        // Only now, so that whoever dies in here leaves the page due. If it fails, a release or another sweep has set
+        // a time that is as good.
+        let _ = self.words[DUE].compare_exchange(due, next.time().as_millis(), SeqCst, SeqCst);
         freed
     }
 
+    /// Counts a parked port: before its tag says so, because whoever ends the park counts it out.
     pub(super) fn park(self) {
         self.words[PARKED].fetch_add(1, SeqCst);
     }
 
-    fn unpark(self) {
+    pub(super) fn unpark(self) {
         self.words[PARKED].fetch_sub(1, SeqCst);
     }
 
@@ -408,7 +411,7 @@ impl<'a> Page<'a> {
         let taken: u32 =
             self.states().iter().map(|w| halves(w.load(SeqCst))).map(|(l, h)| (l & h).count_ones()).sum();
         let past = self.states().len() as u32 * PORTS_PER_WORD - self.ports();
-        taken.saturating_sub(past + self.words[PARKED].load(SeqCst) as u32)
+        taken.saturating_sub(past).saturating_sub(self.words[PARKED].load(SeqCst) as u32)
     }
 
     /// Raises the sampled high-water mark.

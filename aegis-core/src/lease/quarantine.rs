@@ -73,7 +73,7 @@ const TIME_WAIT: Duration = Duration::from_secs(69);
 
 /// Linux timers fire up to a seventh late: a timer of 60 s is over for certain after 68.6 s.
 fn kernel_late(timer: Duration) -> Duration {
-    Duration::from_millis((millis_up(timer) * 8).div_ceil(7))
+    Duration::from_millis(millis_up(timer).saturating_mul(8).div_ceil(7))
 }
 
 impl Spans {
@@ -93,7 +93,7 @@ impl Spans {
         let time_wait = if timestamps { Duration::ZERO } else { TIME_WAIT };
         Self {
             active: time_wait,
-            half_closed: kernel_late(fin_timeout) + time_wait,
+            half_closed: kernel_late(fin_timeout).saturating_add(time_wait),
             udp: Duration::from_secs(65),
             ..Self::ZERO
         }
@@ -123,7 +123,8 @@ impl Spans {
     }
 }
 
-/// How long released tuples are held, and how long they rest. Both count from the release.
+/// How long released tuples are held, and how long they rest. Both count from the release; a tuple that was held does
+/// not rest afterwards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Quarantine {
     hold: Spans,
@@ -214,6 +215,22 @@ mod tests {
         let q = Quarantine::default();
         assert_eq!(q.hold(Protocol::Tcp, Closed::Unknown), q.hold(Protocol::Tcp, Closed::HalfClosed));
         assert_eq!(q.hold(Protocol::Udp, Closed::Unknown), Duration::from_secs(65));
+    }
+
+    #[test]
+    fn every_way_to_close_has_its_own_column() {
+        for (column, closed) in Closed::ALL.into_iter().enumerate() {
+            assert_eq!(closed as usize, column);
+        }
+        for (row, protocol) in Protocol::ALL.into_iter().enumerate() {
+            assert_eq!(protocol as usize, row);
+        }
+    }
+
+    #[test]
+    fn an_absurd_fin_timeout_is_refused_and_not_wrapped() {
+        let hold = Spans::linux(false, Duration::MAX);
+        assert!(Quarantine::new(hold, Spans::ZERO).is_err());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use siphasher::sip::SipHasher13;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::net::{Origin, PortRange, Protocol};
 use crate::sync::{AtomicU64, Ordering::SeqCst};
 use crate::time::Time;
@@ -81,6 +81,8 @@ const CLOCK: usize = 3;
 const ORIGIN_COUNTERS: usize = 4;
 const PAGE_COUNTERS: usize = 6;
 const GRANULE_COUNT: usize = 8;
+/// 1 while somebody adds granules.
+const GRANULE_ADDER: usize = 9;
 const HEADER: usize = 16;
 
 // A worker's words; padded so that no two workers share a cache line, wherever the memory starts.
@@ -102,6 +104,12 @@ const ORIGIN_SCARCE: usize = 3;
 
 /// The origin record that stands for "every origin": its pages hold ports that strangers have.
 const EVERY_ORIGIN: u32 = 0;
+
+/// Most ports of a pool on one machine: a random draw has 32 bits, and four of them are spare.
+const MAX_POOL_PORTS: u64 = 1 << 28;
+
+/// The last moment in milliseconds.
+const END_OF_TIME: u64 = 1 << 54;
 
 /// May the table grant from a granule?
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -180,7 +188,7 @@ impl Table {
     /// As [`Table::in_memory`].
     pub fn new(config: Config, seed: Seed) -> Result<Self> {
         check(&config)?;
-        Self::in_memory(config, Heap::zeroed(Map::new(&config).size), seed)
+        Self::in_memory(config, Heap::zeroed(Map::new(&config).size)?, seed)
     }
 }
 
@@ -237,6 +245,11 @@ impl<M: Memory> Table<M> {
                 map.size.tags
             )));
         }
+        if words[..HEADER].iter().any(|word| word.load(SeqCst) != 0) {
+            return Err(Error::input(
+                "the memory for a new lease table is not zeroed; clear it, or give another",
+            ));
+        }
         for (at, part) in [HASH_KEY, HASH_KEY + 1, TABLE_ID].into_iter().zip(seed.chunks_exact(8)) {
             words[at].store(u64::from_le_bytes(part.try_into().expect("chunks of 8 bytes")), SeqCst);
         }
@@ -257,12 +270,27 @@ impl<M: Memory> Table<M> {
     /// Tells the table of granules, in any order, and returns their slots in the same order. A granule that it knows
     /// already keeps its slot.
     ///
-    /// Called by one thread at a time (whoever applies bundles).
-    ///
     /// # Errors
     /// A range overlaps another granule of the address without being it; it has more ports than the table was made
-    /// for; it contains port 0; there are too many granules. Then none is added.
+    /// for; it contains port 0; there are too many granules; another thread adds granules at this moment. Then none is
+    /// added.
     pub fn add_granules(
+        &self,
+        granules: impl IntoIterator<Item = (IpAddr, PortRange)>,
+    ) -> Result<Vec<GranuleSlot>> {
+        let adder = &self.words()[GRANULE_ADDER];
+        if adder.swap(1, SeqCst) != 0 {
+            return Err(Error::new(
+                ErrorKind::Wait,
+                "another thread adds granules to the lease table; try again",
+            ));
+        }
+        let added = self.add_granules_alone(granules);
+        adder.store(0, SeqCst);
+        added
+    }
+
+    fn add_granules_alone(
         &self,
         granules: impl IntoIterator<Item = (IpAddr, PortRange)>,
     ) -> Result<Vec<GranuleSlot>> {
@@ -368,7 +396,7 @@ impl<M: Memory> Table<M> {
     /// The pool `key`, made of these granules in any order.
     ///
     /// # Errors
-    /// A granule that is not of this table.
+    /// A granule that is not of this table; more than 2^28 ports.
     pub fn pool(&self, key: PoolKey, granules: impl IntoIterator<Item = GranuleSlot>) -> Result<Pool> {
         let mut sources = Vec::new();
         for slot in granules {
@@ -381,6 +409,13 @@ impl<M: Memory> Table<M> {
             }
             let (ip, range) = self.granule(slot);
             sources.push((slot, ip, range));
+        }
+        let ports: u64 = sources.iter().map(|(_, _, range)| u64::from(range.len())).sum();
+        if ports > MAX_POOL_PORTS {
+            return Err(Error::input(format!(
+                "pool {} has {ports} ports here; at most {MAX_POOL_PORTS} are supported",
+                key.0
+            )));
         }
         Ok(Pool::new(self.id(), key, sources))
     }
@@ -445,10 +480,11 @@ impl<M: Memory> Table<M> {
         }
         match cause {
             Conflict::PortInUse | Conflict::TupleInUse => {
+                page.park();
                 if !page.swap_tag(offset, tag, Tag::parked(until)) {
+                    page.unpark();
                     return Err(Rejected { error: ReleaseError::Stale, lease });
                 }
-                page.park();
                 self.kept_until(page, until);
                 if cause == Conflict::PortInUse {
                     self.park_everywhere(lease.granule, offset, until, now);
@@ -485,8 +521,8 @@ impl<M: Memory> Table<M> {
             page.sweep(now);
         }
         if page.take(offset).is_some() {
-            page.set_tag(offset, Tag::parked(until));
             page.park();
+            page.set_tag(offset, Tag::parked(until));
             self.kept_until(page, until);
         }
         let state = &self.granule_words(granule)[GRANULE_STATE];
@@ -514,8 +550,8 @@ impl<M: Memory> Table<M> {
     }
 
     pub(super) fn park_tuple(&self, page: Page<'_>, offset: u32, tag: Tag, now: Time) {
-        page.set_tag(offset, tag);
         page.park();
+        page.set_tag(offset, tag);
         self.kept_until(page, tag.deadline(Deadline::after(now)));
     }
 
@@ -615,12 +651,14 @@ impl<M: Memory> Table<M> {
         &self.config
     }
 
-    /// Never goes back, whatever the callers' clocks do.
+    /// Never goes back, whatever the callers' clocks do. One that runs far ahead stops time for the others until they
+    /// catch up: holds then last longer, never shorter.
     #[inline]
     pub(super) fn clock(&self, now: Time) -> Time {
         let clock = &self.words()[CLOCK];
         let seen = clock.load(SeqCst);
-        let now = now.as_millis().max(seen);
+        // Beyond the end no deadline could be told: in half a million years.
+        let now = now.as_millis().min(END_OF_TIME).max(seen);
         if now - seen >= QUANTUM_MS {
             clock.fetch_max(now, SeqCst);
         }

@@ -57,15 +57,18 @@ impl AddressIndex {
     }
 
     /// The slot of `address`, if it is in the index at all: an address that is not gets someone else's.
+    #[inline]
     pub(super) fn slot(&self, address: Ipv4Addr) -> usize {
         self.shift(self.start(address), self.displacements[self.bucket(address)])
     }
 
+    #[inline]
     fn bucket(&self, address: Ipv4Addr) -> usize {
         (u64::from(address.to_bits()).wrapping_mul(self.multipliers.0) >> self.bucket_shift) as usize
     }
 
     /// The slot before it is displaced. It does not need the displacement, so it costs nothing while that is loaded.
+    #[inline]
     fn start(&self, address: Ipv4Addr) -> u32 {
         let hash = u64::from(address.to_bits()).wrapping_mul(self.multipliers.1) >> 32;
         // A multiplication maps 32 bits onto the slots evenly (Lemire 2016), where a remainder would divide.
@@ -73,6 +76,7 @@ impl AddressIndex {
     }
 
     /// `start + displacement` modulo the number of slots; both are smaller than that, and it is below 2^31.
+    #[inline]
     fn shift(&self, start: u32, displacement: u32) -> usize {
         let sum = start + displacement;
         // If there is nothing to subtract, the difference wraps around and is the larger of the two.
