@@ -6,8 +6,11 @@
 
 mod arena;
 mod choice;
+mod directory;
 mod error;
 mod grant;
+mod granules;
+mod map;
 mod memory;
 mod page;
 mod pool;
@@ -20,9 +23,11 @@ mod worker;
 pub use choice::Seed;
 pub use error::{AcquireError, ReleaseError};
 pub use grant::{Conflict, Lease, Rejected};
+pub use granules::GranuleState;
+pub use map::{Config, Size};
 pub use memory::{Heap, Memory};
 pub use pool::{GranuleSlot, Pool, PoolKey};
 pub use quarantine::{Closed, DEFAULT_FIN_TIMEOUT, Quarantine, Spans};
-pub use table::{Config, GranuleState, Size, Table};
+pub use table::Table;
 pub use usage::{Explanation, Usage};
 pub use worker::{OriginHandle, Worker};

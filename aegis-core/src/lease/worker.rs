@@ -12,9 +12,11 @@ use crate::sync::{
 use crate::time::Time;
 
 use super::choice::{Choice, Seed};
+use super::granules::GranuleState;
+use super::map::{WORKER_ATTACHED, WORKER_GRANTED, WORKER_INTENT};
 use super::page::{Candidates, Page, Preference};
 use super::pool::{Pool, Sources};
-use super::table::{GranuleState, Table, Verdict, WORKER_ATTACHED, WORKER_GRANTED, WORKER_INTENT};
+use super::table::{Table, Verdict};
 use super::tag::{Tag, WorkerNumber};
 use super::{AcquireError, Heap, Lease, Memory};
 
