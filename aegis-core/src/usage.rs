@@ -25,7 +25,7 @@ pub struct Usage {
     pub resting: u32,
     /// Tuples that strangers on the host have.
     pub parked: u32,
-    /// High-water mark of live + held. It is sampled (one acquire in 16, every refusal, every reading), so with
+    /// High-water mark of live + held. It is sampled (one acquire in 64, every refusal, every reading), so with
     /// steady load it lags the truth by a few leases per worker; it is never above the truth.
     pub peak: u32,
     /// Ports of this machine's shares of the address: the real limit towards one origin.

@@ -26,7 +26,7 @@ impl Choice {
         self.draw(n).0
     }
 
-    /// A number below `n` as [`Choice::below`], and true once in 16 times on average.
+    /// A number below `n` as [`Choice::below`], and true once in 64 times on average.
     #[inline]
     pub(super) fn draw(&mut self, n: u32) -> (u32, bool) {
         let mut product = u64::from(self.0.next_u32()) * u64::from(n);
@@ -37,6 +37,6 @@ impl Choice {
             }
         }
         // The fraction that the number was rounded down by is as random as the number.
-        ((product >> 32) as u32, (product as u32) >> 28 == 0)
+        ((product >> 32) as u32, (product as u32) >> 26 == 0)
     }
 }

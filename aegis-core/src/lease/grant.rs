@@ -5,7 +5,7 @@ use core::net::{IpAddr, SocketAddr};
 use crate::net::Origin;
 
 use super::ReleaseError;
-use super::pool::{GranuleSlot, PoolKey};
+use super::pool::PoolKey;
 use super::tag::Tag;
 
 /// The right to use one source ip:port towards one origin, until it is released.
@@ -21,9 +21,8 @@ pub struct Lease {
     pub(super) offset: u16,
     pub(super) tag: Tag,
     pub(super) page: u32,
-    pub(super) granule: GranuleSlot,
     pub(super) pool: PoolKey,
-    pub(super) table: u64,
+    pub(super) table: u32,
 }
 
 impl Lease {

@@ -21,6 +21,12 @@ pub(super) const STATE: u64 = 0xff;
 pub(super) const OWNED: u64 = 1;
 pub(super) const DRAINING: u64 = 2;
 
+/// May the table grant from a granule with this state word?
+#[inline]
+pub(super) fn is_owned(state: &AtomicU64) -> bool {
+    state.load(SeqCst) & STATE == OWNED
+}
+
 /// May the table grant from a granule?
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum GranuleState {
@@ -138,7 +144,7 @@ impl<M: Memory> Table<M> {
     /// Sets what may be done with a granule. Once this returns `Draining` no acquire that starts later, and none
     /// that is stopped halfway, grants from it: acquire claims first and looks at the state then.
     pub fn set_state(&self, granule: GranuleSlot, state: GranuleState) {
-        let word = &self.granule_words(granule)[GRANULE_STATE];
+        let word = self.state_word(granule);
         let value = match state {
             GranuleState::Owned => OWNED,
             GranuleState::Draining => DRAINING,
@@ -157,12 +163,13 @@ impl<M: Memory> Table<M> {
         }
     }
 
-    #[inline]
     pub(super) fn state(&self, granule: GranuleSlot) -> GranuleState {
-        match self.granule_words(granule)[GRANULE_STATE].load(SeqCst) & STATE {
-            OWNED => GranuleState::Owned,
-            _ => GranuleState::Draining,
-        }
+        if is_owned(self.state_word(granule)) { GranuleState::Owned } else { GranuleState::Draining }
+    }
+
+    #[inline]
+    pub(super) fn state_word(&self, granule: GranuleSlot) -> &AtomicU64 {
+        &self.words()[self.map.granules + granule.0 as usize * GRANULE_STRIDE + GRANULE_STATE]
     }
 
     /// The pool `key`, made of these granules in any order.

@@ -28,7 +28,7 @@ const IDENTITY: usize = 0;
 /// No deadline in the page is earlier (milliseconds).
 const DUE: usize = 1;
 /// Odd: somebody is making sure that the page is full. Even: full until this half millisecond. 0: not known to be.
-const FULL: usize = 2;
+pub(super) const FULL: usize = 2;
 /// Bit 0: the state (minus one) that ports released now get. It flips when the older generation is used up.
 const YOUNG: usize = 3;
 /// Most ports live or held at one time, for all pages of the same egress IP and origin, as sampled.
@@ -92,7 +92,8 @@ pub(super) struct Counts {
 /// A view of one page in the table's memory.
 #[derive(Clone, Copy)]
 pub(super) struct Page<'a> {
-    words: &'a [AtomicU64],
+    header: &'a [AtomicU64; HEADER],
+    states: &'a [AtomicU64],
     tags: &'a [AtomicU16],
 }
 
@@ -105,22 +106,23 @@ impl<'a> Page<'a> {
     /// A view of `HEADER + state_words(ports)` words and `ports` tags.
     #[inline]
     pub(super) fn new(words: &'a [AtomicU64], tags: &'a [AtomicU16]) -> Self {
-        Self { words, tags }
+        let (header, states) = words.split_first_chunk().expect("a page begins with its header");
+        Self { header, states, tags }
     }
 
     /// Makes an empty page for `range` of memory that no one else can see yet.
     pub(super) fn init(self, identity: u64, range: PortRange) {
-        for word in &self.words[..HEADER] {
+        for word in self.header {
             word.store(0, SeqCst);
         }
         for tag in self.tags {
             tag.store(Tag::NONE.0, SeqCst);
         }
-        self.words[DUE].store(u64::MAX, SeqCst);
-        self.words[IDENTITY].store(identity, SeqCst);
-        self.words[RANGE].store(u64::from(range.lo()) << 16 | u64::from(range.hi()), SeqCst);
+        self.header[DUE].store(u64::MAX, SeqCst);
+        self.header[IDENTITY].store(identity, SeqCst);
+        self.header[RANGE].store(u64::from(range.lo()) << 16 | u64::from(range.hi()), SeqCst);
         // Ports past the end are taken for ever, so that no search looks at a length.
-        for (word, first) in self.states().iter().zip((0..).step_by(PORTS_PER_WORD as usize)) {
+        for (word, first) in self.states.iter().zip((0..).step_by(PORTS_PER_WORD as usize)) {
             let inside = range.len().saturating_sub(first).min(PORTS_PER_WORD);
             let past = LOW & (LOW << inside);
             word.store(past | past << 32, SeqCst);
@@ -130,28 +132,29 @@ impl<'a> Page<'a> {
     /// Number of ports.
     #[inline]
     pub(super) fn ports(self) -> u32 {
-        let range = self.words[RANGE].load(SeqCst);
+        let range = self.header[RANGE].load(SeqCst);
         (range as u32 & 0xffff).saturating_sub((range >> 16) as u32 & 0xffff) + 1
     }
 
     #[inline]
     pub(super) fn identity(self) -> u64 {
-        self.words[IDENTITY].load(SeqCst)
-    }
-
-    #[inline]
-    fn states(self) -> &'a [AtomicU64] {
-        &self.words[HEADER..]
+        self.header[IDENTITY].load(SeqCst)
     }
 
     #[inline]
     fn word(self, offset: u32) -> (&'a AtomicU64, u32) {
-        (&self.states()[(offset / PORTS_PER_WORD) as usize], offset % PORTS_PER_WORD)
+        (&self.states[(offset / PORTS_PER_WORD) as usize], offset % PORTS_PER_WORD)
     }
 
     #[inline]
     pub(super) fn tag(self, offset: u32) -> Tag {
         Tag(self.tags[offset as usize].load(SeqCst))
+    }
+
+    /// Is this the tag of the port? False for a port past the end.
+    #[inline]
+    pub(super) fn has_tag(self, offset: u32, tag: Tag) -> bool {
+        self.tags.get(offset as usize).is_some_and(|found| found.load(SeqCst) == tag.0)
     }
 
     /// Sets the tag of a port that the caller has just taken.
@@ -225,7 +228,7 @@ impl<'a> Page<'a> {
         let due = until.time().as_millis();
         let earliest = due < self.due();
         if earliest {
-            self.words[DUE].fetch_min(due, SeqCst);
+            self.header[DUE].fetch_min(due, SeqCst);
         }
         self.not_full();
         earliest
@@ -234,28 +237,28 @@ impl<'a> Page<'a> {
     /// No deadline in the page is earlier (milliseconds).
     #[inline]
     pub(super) fn due(self) -> u64 {
-        self.words[DUE].load(SeqCst)
+        self.header[DUE].load(SeqCst)
     }
 
     /// The state (1 or 2) of the younger generation.
     #[inline]
     fn young(self) -> u64 {
-        1 + (self.words[YOUNG].load(SeqCst) & 1)
+        1 + (self.header[YOUNG].load(SeqCst) & 1)
     }
 
     /// The younger generation becomes the older one, unless that has happened since `seen` was counted.
     pub(super) fn flip(self, seen: u64) {
         // If it fails somebody else has flipped it, which is as good.
-        let _ = self.words[YOUNG].compare_exchange(seen, seen.wrapping_add(1), SeqCst, SeqCst);
+        let _ = self.header[YOUNG].compare_exchange(seen, seen.wrapping_add(1), SeqCst, SeqCst);
     }
 
     /// Ports by class; the resting ones only if none is free, since nobody asks for them otherwise. A port that
     /// changes meanwhile may be counted in any class, but one that can be granted all the time is never missed.
     pub(super) fn candidates(self) -> Candidates {
         loop {
-            let flips = self.words[YOUNG].load(SeqCst);
+            let flips = self.header[YOUNG].load(SeqCst);
             let (mut free, mut not_taken) = (0, 0);
-            for pair in self.states().chunks(2) {
+            for pair in self.states.chunks(2) {
                 // Two words in one population count; a missing second one is all taken.
                 let (first, second) =
                     (pair[0].load(SeqCst), pair.get(1).map_or(u64::MAX, |w| w.load(SeqCst)));
@@ -268,7 +271,7 @@ impl<'a> Page<'a> {
                 return Candidates { free, flips, ..Candidates::default() };
             }
             let (mut ones, mut twos) = (0, 0);
-            for word in self.states() {
+            for word in self.states {
                 let (low, high) = halves(word.load(SeqCst));
                 ones += (low & !high).count_ones();
                 twos += (high & !low).count_ones();
@@ -284,7 +287,7 @@ impl<'a> Page<'a> {
     /// The offset of the `rank`th port of a class, if there still are that many.
     pub(super) fn select(self, class: Preference, mut rank: u32) -> Option<u32> {
         let young = self.young();
-        for (index, word) in self.states().iter().enumerate() {
+        for (index, word) in self.states.iter().enumerate() {
             let (low, high) = halves(word.load(SeqCst));
             let mut ports = match (class, young) {
                 (Preference::Free, _) => !(low | high),
@@ -303,10 +306,10 @@ impl<'a> Page<'a> {
         None
     }
 
-    /// Nothing can be granted here at `now`.
+    /// Nothing can be granted here at `now`, says the page's word [`FULL`].
     #[inline]
-    pub(super) fn is_full(self, now: Time) -> bool {
-        let full = self.words[FULL].load(SeqCst);
+    pub(super) fn says_full(word: &AtomicU64, now: Time) -> bool {
+        let full = word.load(SeqCst);
         full != 0 && full & 1 == 0 && now.as_millis() < full >> 1
     }
 
@@ -314,27 +317,27 @@ impl<'a> Page<'a> {
     fn not_full(self) {
         // Pairs with `mark_full`: this load comes after the port was given back. Either it sees the mark and takes
         // it away, or the marker's second look sees the port.
-        if self.words[FULL].load(SeqCst) != 0 {
-            self.words[FULL].store(0, SeqCst);
+        if self.header[FULL].load(SeqCst) != 0 {
+            self.header[FULL].store(0, SeqCst);
         }
     }
 
     /// First half of marking the page full: says who is about to look a second time. `token` is odd and unique.
     pub(super) fn doubt_full(self, token: u64) {
-        self.words[FULL].store(token, SeqCst);
+        self.header[FULL].store(token, SeqCst);
     }
 
     /// Second half, after a second look found nothing: the mark stands unless something was given back meanwhile.
     ///
     /// A process that dies between the halves leaves a mark that refuses nobody.
     pub(super) fn mark_full(self, token: u64) {
-        let until = self.words[DUE].load(SeqCst).min(u64::MAX >> 1) << 1;
-        let _ = self.words[FULL].compare_exchange(token, until, SeqCst, SeqCst);
+        let until = self.header[DUE].load(SeqCst).min(u64::MAX >> 1) << 1;
+        let _ = self.header[FULL].compare_exchange(token, until, SeqCst, SeqCst);
     }
 
     /// Takes back a doubt: the second look found something.
     pub(super) fn clear_doubt(self) {
-        self.words[FULL].store(0, SeqCst);
+        self.header[FULL].store(0, SeqCst);
     }
 
     #[inline]
@@ -352,7 +355,7 @@ impl<'a> Page<'a> {
         let mut next = soon;
         let mut freed = false;
         let ports = self.ports();
-        for (index, word) in self.states().iter().enumerate() {
+        for (index, word) in self.states.iter().enumerate() {
             let seen = word.load(SeqCst);
             let (low, high) = halves(seen);
             let mut rested = 0u64;
@@ -393,52 +396,52 @@ impl<'a> Page<'a> {
         }
         // Only now, so that whoever dies in here leaves the page due. If it fails, a release or another sweep has set
         // a time that is as good.
-        let _ = self.words[DUE].compare_exchange(due, next.time().as_millis(), SeqCst, SeqCst);
+        let _ = self.header[DUE].compare_exchange(due, next.time().as_millis(), SeqCst, SeqCst);
         freed
     }
 
     /// Counts a parked port: before its tag says so, because whoever ends the park counts it out.
     pub(super) fn park(self) {
-        self.words[PARKED].fetch_add(1, SeqCst);
+        self.header[PARKED].fetch_add(1, SeqCst);
     }
 
     pub(super) fn unpark(self) {
-        self.words[PARKED].fetch_sub(1, SeqCst);
+        self.header[PARKED].fetch_sub(1, SeqCst);
     }
 
     /// Ports live or held: a population count, so that no acquire pays for a shared counter.
     pub(super) fn occupied(self) -> u32 {
         let taken: u32 =
-            self.states().iter().map(|w| halves(w.load(SeqCst))).map(|(l, h)| (l & h).count_ones()).sum();
-        let past = self.states().len() as u32 * PORTS_PER_WORD - self.ports();
-        taken.saturating_sub(past).saturating_sub(self.words[PARKED].load(SeqCst) as u32)
+            self.states.iter().map(|w| halves(w.load(SeqCst))).map(|(l, h)| (l & h).count_ones()).sum();
+        let past = self.states.len() as u32 * PORTS_PER_WORD - self.ports();
+        taken.saturating_sub(past).saturating_sub(self.header[PARKED].load(SeqCst) as u32)
     }
 
     /// Raises the sampled high-water mark.
     pub(super) fn raise_peak(self, occupied: u32) {
-        if u64::from(occupied) > self.words[PEAK].load(SeqCst) {
-            self.words[PEAK].fetch_max(u64::from(occupied), SeqCst);
+        if u64::from(occupied) > self.header[PEAK].load(SeqCst) {
+            self.header[PEAK].fetch_max(u64::from(occupied), SeqCst);
         }
     }
 
     pub(super) fn peak(self) -> u32 {
-        self.words[PEAK].load(SeqCst) as u32
+        self.header[PEAK].load(SeqCst) as u32
     }
 
     pub(super) fn count_refusal(self) {
-        self.words[REFUSED].fetch_add(1, crate::sync::Ordering::Relaxed);
+        self.header[REFUSED].fetch_add(1, crate::sync::Ordering::Relaxed);
     }
 
     pub(super) fn refused(self) -> u64 {
-        self.words[REFUSED].load(SeqCst)
+        self.header[REFUSED].load(SeqCst)
     }
 
     /// Counts every port by looking at its tag.
     pub(super) fn counts(self, now: Time) -> Counts {
-        let base = Deadline::after(Time::from_millis(self.words[DUE].load(SeqCst)));
+        let base = Deadline::after(Time::from_millis(self.header[DUE].load(SeqCst)));
         let mut counts = Counts::default();
         let ports = self.ports();
-        for (index, word) in self.states().iter().enumerate() {
+        for (index, word) in self.states.iter().enumerate() {
             let (low, high) = halves(word.load(SeqCst));
             for bit in ones(low | high) {
                 let offset = index as u32 * PORTS_PER_WORD + bit;

@@ -99,14 +99,14 @@ pub struct Pool(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    table: u64,
+    table: u32,
     key: PoolKey,
     v4: Sources,
     v6: Sources,
 }
 
 impl Pool {
-    pub(super) fn new(table: u64, key: PoolKey, granules: Vec<(GranuleSlot, IpAddr, PortRange)>) -> Self {
+    pub(super) fn new(table: u32, key: PoolKey, granules: Vec<(GranuleSlot, IpAddr, PortRange)>) -> Self {
         let (v4, v6) = granules.into_iter().partition(|g| g.1.is_ipv4());
         Self(Arc::new(Inner { table, key, v4: Sources::new(v4), v6: Sources::new(v6) }))
     }
@@ -122,7 +122,7 @@ impl Pool {
     }
 
     #[inline]
-    pub(super) fn table(&self) -> u64 {
+    pub(super) fn table(&self) -> u32 {
         self.0.table
     }
 

@@ -15,10 +15,10 @@ use crate::time::Time;
 
 use super::granules::{OWNED, STATE};
 use super::map::{
-    CLOCK, Config, GRANULE_STATE, HASH_KEY, HEADER, Map, ORIGIN_COUNTERS, ORIGIN_SCARCE, Size, TABLE_ID,
-    WORKER_GRANTED, WORKER_STRIDE, check,
+    CLOCK, Config, HASH_KEY, HEADER, Map, ORIGIN_COUNTERS, ORIGIN_SCARCE, Size, TABLE_ID, WORKER_GRANTED,
+    WORKER_STRIDE, check,
 };
-use super::page::Page;
+use super::page::{FULL, Page};
 use super::pool::{GranuleSlot, Pool, Source};
 use super::quarantine::{Closed, Millis};
 use super::tag::{Class, Deadline, QUANTUM_MS, Tag};
@@ -37,7 +37,7 @@ pub struct Table<M: Memory = Heap> {
     pub(super) map: Map,
     pub(super) config: Config,
     quarantine: Millis,
-    id: u64,
+    id: u32,
 }
 
 impl Table {
@@ -88,7 +88,7 @@ impl<M: Memory> Table<M> {
         }
         // Record 0 stands for every origin.
         words[ORIGIN_COUNTERS].store(1, SeqCst);
-        let id = words[TABLE_ID].load(SeqCst);
+        let id = words[TABLE_ID].load(SeqCst) as u32;
         Ok(Self { memory, map, config, quarantine: config.quarantine.millis(), id })
     }
 
@@ -159,7 +159,7 @@ impl<M: Memory> Table<M> {
                 }
                 self.kept_until(page, until);
                 if cause == Conflict::PortInUse {
-                    self.park_everywhere(lease.granule, offset, until, now);
+                    self.park_everywhere(GranuleSlot(page.identity() as u32), offset, until, now);
                 }
             }
             Conflict::NoSuchAddress => {
@@ -175,14 +175,15 @@ impl<M: Memory> Table<M> {
     /// The page and tag of a lease that is live here.
     #[inline]
     fn live(&self, lease: &Lease) -> core::result::Result<(Page<'_>, Tag), ReleaseError> {
-        if lease.table != self.id() || lease.page >= self.map.pages.used(self.words()) {
+        if lease.table != self.id || lease.page >= self.map.pages.capacity {
             return Err(ReleaseError::Foreign);
         }
         let page = self.page(lease.page);
-        if u32::from(lease.offset) >= page.ports() || page.tag(u32::from(lease.offset)) != lease.tag {
-            return Err(ReleaseError::Stale);
+        if page.has_tag(u32::from(lease.offset), lease.tag) {
+            Ok((page, lease.tag))
+        } else {
+            Err(ReleaseError::Stale)
         }
-        Ok((page, lease.tag))
     }
 
     fn park_everywhere(&self, granule: GranuleSlot, offset: u32, until: Deadline, now: Time) {
@@ -197,20 +198,23 @@ impl<M: Memory> Table<M> {
             page.set_tag(offset, Tag::parked(until));
             self.kept_until(page, until);
         }
-        let state = &self.granule_words(granule)[GRANULE_STATE];
+        let state = self.state_word(granule);
         let _ = state.fetch_update(SeqCst, SeqCst, |w| Some(w & STATE | u64::from(index + 1) << 8));
     }
 
-    /// After a claim: may the port be granted? If a stranger has it, until when is it parked?
+    /// After a claim: may the port be granted, by the granule's state word? If a stranger has it, until when is it
+    /// parked?
     #[inline]
-    pub(super) fn verdict(&self, granule: GranuleSlot, offset: u32, now: Time) -> Verdict {
-        let word = self.granule_words(granule)[GRANULE_STATE].load(SeqCst);
-        if word == OWNED {
-            return Verdict::Grant;
+    pub(super) fn verdict(&self, state: &AtomicU64, offset: u32, now: Time) -> Verdict {
+        match state.load(SeqCst) {
+            OWNED => Verdict::Grant,
+            word if word & STATE != OWNED => Verdict::NotOwned,
+            word => self.verdict_of_parked(word, offset, now),
         }
-        if word & STATE != OWNED {
-            return Verdict::NotOwned;
-        }
+    }
+
+    #[cold]
+    fn verdict_of_parked(&self, word: u64, offset: u32, now: Time) -> Verdict {
         let page = self.page((word >> 8) as u32 - 1);
         if page.is_due(now) {
             page.sweep(now);
@@ -338,7 +342,7 @@ impl<M: Memory> Table<M> {
     }
 
     #[inline]
-    pub(super) fn id(&self) -> u64 {
+    pub(super) fn id(&self) -> u32 {
         self.id
     }
 
@@ -351,6 +355,13 @@ impl<M: Memory> Table<M> {
     pub(super) fn worker_words(&self, worker: u8) -> &[AtomicU64] {
         let at = self.map.workers + worker as usize * WORKER_STRIDE;
         &self.words()[at..at + WORKER_STRIDE]
+    }
+
+    /// Can nothing be granted from this page? One load, without a view of all of it.
+    #[inline]
+    pub(super) fn is_full(&self, index: u32, now: Time) -> bool {
+        let pages = &self.map.pages;
+        Page::says_full(&self.words()[pages.first + index as usize * pages.stride + FULL], now)
     }
 
     #[inline]

@@ -12,7 +12,7 @@ use crate::sync::{
 use crate::time::Time;
 
 use super::choice::{Choice, Seed};
-use super::granules::GranuleState;
+use super::granules::is_owned;
 use super::map::{WORKER_ATTACHED, WORKER_GRANTED, WORKER_INTENT};
 use super::page::{Candidates, Page, Preference};
 use super::pool::{Pool, Sources};
@@ -172,7 +172,7 @@ impl<M: Memory> Worker<M> {
         if table.page(page).is_due(now) {
             table.sweep(table.page(page), now);
         }
-        self.hand.claim(&target, index, page, offset).ok_or(AcquireError::InUse)
+        self.hand.claim(&target, index, table.page(page), page, offset).ok_or(AcquireError::InUse)
     }
 
     #[inline]
@@ -189,9 +189,7 @@ impl Hand {
     #[inline]
     fn acquire<M: Memory>(&mut self, target: &mut Target<'_, M>) -> Acquired {
         let now = target.now;
-        if target.all_pages(|page| page.is_full(now)) {
-            return Err(target.refuse());
-        }
+        let mut full_is_ruled_out = false;
         // Most pools have one granule, and draws from a few often meet the same one: look its page up once.
         let mut known = None;
         for _ in 0..DRAWS {
@@ -215,12 +213,19 @@ impl Hand {
                 Some(Preference::Young) | None => false,
             };
             if wanted {
-                if let Some(lease) = self.claim(target, source, index, offset) {
+                if let Some(lease) = self.claim(target, source, page, index, offset) {
                     if sample {
                         target.sample(source, page);
                     }
                     return Ok(lease);
                 }
+            }
+            if !full_is_ruled_out {
+                // Only now, because most first draws succeed.
+                if target.is_full() {
+                    return Err(target.refuse());
+                }
+                full_is_ruled_out = true;
             }
         }
         self.search(target)
@@ -232,45 +237,44 @@ impl Hand {
         &mut self,
         target: &Target<'_, M>,
         source: usize,
+        page: Page<'_>,
         index: u32,
         offset: u32,
     ) -> Option<Lease> {
         let table = target.table;
         let source = &target.sources.list()[source];
-        if table.state(source.granule) != GranuleState::Owned {
+        let state = table.state_word(source.granule);
+        if !is_owned(state) {
             return None;
         }
-        let page = table.page(index);
         let words = table.worker_words(self.number.0);
         // Written before the claim, so that whoever finds a port taken but not tagged knows where to look.
         words[WORKER_INTENT].store(u64::from(index) << 32 | u64::from(offset + 1), Release);
-        let lease =
-            page.take(offset).and_then(|taken| match table.verdict(source.granule, offset, target.now) {
-                Verdict::Grant => {
-                    self.generation = self.generation.wrapping_add(1);
-                    let tag = Tag::live(self.number, self.generation);
-                    page.set_tag(offset, tag);
-                    Some(Lease {
-                        origin: *target.origin,
-                        source_ip: source.ip,
-                        source_port: source.lo + offset as u16,
-                        offset: offset as u16,
-                        tag,
-                        page: index,
-                        granule: source.granule,
-                        pool: target.pool.key(),
-                        table: table.id(),
-                    })
-                }
-                Verdict::NotOwned => {
-                    page.put_back(offset, taken);
-                    None
-                }
-                Verdict::Parked(tag) => {
-                    table.park_tuple(page, offset, tag, target.now);
-                    None
-                }
-            });
+        let lease = page.take(offset).and_then(|taken| match table.verdict(state, offset, target.now) {
+            Verdict::Grant => {
+                self.generation = self.generation.wrapping_add(1);
+                let tag = Tag::live(self.number, self.generation);
+                page.set_tag(offset, tag);
+                Some(Lease {
+                    origin: *target.origin,
+                    source_ip: source.ip,
+                    source_port: source.lo + offset as u16,
+                    offset: offset as u16,
+                    tag,
+                    page: index,
+                    pool: target.pool.key(),
+                    table: table.id(),
+                })
+            }
+            Verdict::NotOwned => {
+                page.put_back(offset, taken);
+                None
+            }
+            Verdict::Parked(tag) => {
+                table.park_tuple(page, offset, tag, target.now);
+                None
+            }
+        });
         words[WORKER_INTENT].store(0, Release);
         if lease.is_some() {
             add_one(&words[WORKER_GRANTED]);
@@ -325,7 +329,8 @@ impl Hand {
             };
             let page = target.table.page(index);
             // If it fails somebody else was faster, or the port is a stranger's: count again.
-            let lease = page.select(class, rank).and_then(|offset| self.claim(target, source, index, offset));
+            let lease =
+                page.select(class, rank).and_then(|offset| self.claim(target, source, page, index, offset));
             if let Some(lease) = lease {
                 if class == Preference::Young {
                     self.flip(target);
@@ -389,19 +394,27 @@ impl<M: Memory> Target<'_, M> {
     fn page(&mut self, source: usize) -> Option<u32> {
         match self.pages.get(source) {
             Some(&known @ 1..) => Some(known - 1),
-            _ => {
-                let page = self.table.find_page(self.record, self.sources.list()[source].granule)?;
-                Some(self.remember(source, page))
-            }
+            _ => self.look_up(source),
         }
+    }
+
+    #[cold]
+    fn look_up(&mut self, source: usize) -> Option<u32> {
+        let page = self.table.find_page(self.record, self.sources.list()[source].granule)?;
+        Some(self.remember(source, page))
     }
 
     /// The page of a source; `None` if the table has no room for it.
     #[inline]
     fn page_or_new(&mut self, source: usize) -> Option<u32> {
-        if let Some(page) = self.page(source) {
-            return Some(page);
+        match self.page(source) {
+            Some(page) => Some(page),
+            None => self.new_page(source),
         }
+    }
+
+    #[cold]
+    fn new_page(&mut self, source: usize) -> Option<u32> {
         let page = self.table.page_or_new(self.record, self.sources.list()[source].granule)?;
         Some(self.remember(source, page))
     }
@@ -413,11 +426,12 @@ impl<M: Memory> Target<'_, M> {
         page
     }
 
-    /// Is there a page for every source, and is `test` true for each?
+    /// Is there a page for every source, and is each known to be full?
     #[inline]
-    fn all_pages(&mut self, mut test: impl FnMut(Page<'_>) -> bool) -> bool {
+    fn is_full(&mut self) -> bool {
+        let now = self.now;
         (0..self.sources.list().len())
-            .all(|source| self.page(source).is_some_and(|page| test(self.table.page(page))))
+            .all(|source| self.page(source).is_some_and(|page| self.table.is_full(page, now)))
     }
 
     fn each_page(&mut self, mut visit: impl FnMut(Page<'_>)) {
@@ -429,7 +443,7 @@ impl<M: Memory> Target<'_, M> {
     }
 
     fn grants_from(&self, source: usize) -> bool {
-        self.table.state(self.sources.list()[source].granule) == GranuleState::Owned
+        is_owned(self.table.state_word(self.sources.list()[source].granule))
     }
 
     /// Is it known that no tuple of the pool is free towards the origin, so that resting ones are as good?
