@@ -10,6 +10,8 @@ mod directory;
 mod error;
 mod grant;
 mod granules;
+#[cfg(loom)]
+mod loom_tests;
 mod map;
 mod memory;
 mod page;

@@ -306,6 +306,11 @@ impl<'a> Page<'a> {
         None
     }
 
+    #[cfg(all(loom, test))]
+    pub(super) fn is_full(self, now: Time) -> bool {
+        Self::says_full(&self.header[FULL], now)
+    }
+
     /// Nothing can be granted here at `now`, says the page's word [`FULL`].
     #[inline]
     pub(super) fn says_full(word: &AtomicU64, now: Time) -> bool {
