@@ -11,6 +11,7 @@ mod error;
 mod grant;
 mod granules;
 #[cfg(loom)]
+#[cfg(test)]
 mod loom_tests;
 mod map;
 mod memory;
