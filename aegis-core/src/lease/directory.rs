@@ -1,14 +1,14 @@
 //! Which record is an origin's, and which page is an (origin, granule)'s? Two open hash tables in the table's words.
 
 use core::hash::Hasher;
-use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+use core::net::SocketAddr;
 
 use siphasher::sip::SipHasher13;
 
 use crate::net::{Origin, Protocol};
 use crate::sync::{AtomicU64, Ordering::SeqCst};
 
-use super::map::{HASH_KEY, ORIGIN_PORT, ORIGIN_SCARCE};
+use super::map::{HASH_KEY, ORIGIN_PORT, ORIGIN_SCARCE, ip_words, words_ip};
 use super::pool::GranuleSlot;
 use super::table::Table;
 use super::{AcquireError, Memory};
@@ -150,17 +150,4 @@ fn origin_key(origin: &Origin) -> [u64; 3] {
         Protocol::Udp => 1 << 16,
     };
     [high, low, u64::from(origin.port()) | protocol]
-}
-
-/// An address as two words; IPv4 in its mapped form, so that one address has one key.
-pub(super) fn ip_words(ip: IpAddr) -> [u64; 2] {
-    let bits = match ip {
-        IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(ip) => ip.to_bits(),
-    };
-    [(bits >> 64) as u64, bits as u64]
-}
-
-pub(super) fn words_ip(high: u64, low: u64) -> IpAddr {
-    IpAddr::V6(Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low))).to_canonical()
 }

@@ -8,18 +8,15 @@ use crate::net::PortRange;
 use crate::sync::{AtomicU64, Ordering::SeqCst};
 
 use super::Memory;
-use super::directory::{ip_words, words_ip};
-use super::map::{GRANULE_ADDER, GRANULE_COUNT, GRANULE_RANGE, GRANULE_STATE, GRANULE_STRIDE};
+use super::map::{
+    DRAINING, GRANULE_ADDER, GRANULE_COUNT, GRANULE_RANGE, GRANULE_STATE, GRANULE_STRIDE, OWNED, STATE,
+    ip_words, words_ip,
+};
 use super::pool::{GranuleSlot, Pool, PoolKey};
 use super::table::Table;
 
 /// Most ports of a pool on one machine: a random draw has 32 bits, and four of them are spare.
 const MAX_POOL_PORTS: u64 = 1 << 28;
-
-// The granule's state word: state in the low byte, above it the page of ports parked for every origin, plus one.
-pub(super) const STATE: u64 = 0xff;
-pub(super) const OWNED: u64 = 1;
-pub(super) const DRAINING: u64 = 2;
 
 /// May the table grant from a granule with this state word?
 #[inline]

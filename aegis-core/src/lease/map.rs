@@ -1,5 +1,6 @@
 //! How much a lease table holds, and where everything is in its words.
 
+use core::net::{IpAddr, Ipv6Addr};
 use core::time::Duration;
 
 use crate::error::{Error, Result};
@@ -78,6 +79,11 @@ pub(super) const WORKER_GRANTED: usize = 2;
 pub(super) const GRANULE_STRIDE: usize = 4;
 pub(super) const GRANULE_RANGE: usize = 2;
 pub(super) const GRANULE_STATE: usize = 3;
+
+// In the state word: the state in the low byte, above it the page of ports parked for every origin, plus one.
+pub(super) const STATE: u64 = 0xff;
+pub(super) const OWNED: u64 = 1;
+pub(super) const DRAINING: u64 = 2;
 
 // An origin's words: address (2), port and protocol, hint that free tuples are scarce.
 pub(super) const ORIGIN_STRIDE: usize = 4;
@@ -159,4 +165,17 @@ pub(super) fn check(config: &Config) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// An address as two words; IPv4 in its mapped form, so that one address has one key.
+pub(super) fn ip_words(ip: IpAddr) -> [u64; 2] {
+    let bits = match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(ip) => ip.to_bits(),
+    };
+    [(bits >> 64) as u64, bits as u64]
+}
+
+pub(super) fn words_ip(high: u64, low: u64) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low))).to_canonical()
 }

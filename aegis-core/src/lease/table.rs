@@ -13,10 +13,9 @@ use crate::net::Origin;
 use crate::sync::{AtomicU64, Ordering::SeqCst};
 use crate::time::Time;
 
-use super::granules::{OWNED, STATE};
 use super::map::{
-    CLOCK, Config, HASH_KEY, HEADER, Map, ORIGIN_COUNTERS, ORIGIN_SCARCE, Size, TABLE_ID, WORKER_GRANTED,
-    WORKER_STRIDE, check,
+    CLOCK, Config, HASH_KEY, HEADER, Map, ORIGIN_COUNTERS, ORIGIN_SCARCE, OWNED, STATE, Size, TABLE_ID,
+    WORKER_GRANTED, WORKER_STRIDE, check,
 };
 use super::page::{FULL, Page};
 use super::pool::{GranuleSlot, Pool, Source};
