@@ -22,7 +22,7 @@ help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## a small fleet leases ports and connects, on this machine; FLEET=file takes another fleet
-	$(CARGO) run $(LOCKED) --release -p aegis-net --example demo -- $(if $(FLEET),--fleet $(FLEET))
+	$(CARGO) run $(LOCKED) --release -p aegis-net --example demo -- $(if $(FLEET),--fleet '$(FLEET)')
 
 test: check unit replay bench-smoke fuzz-smoke loom miri deny ## everything below but `bench` and `demo`
 	$(call heading,all tests passed)
@@ -89,7 +89,7 @@ miri:
 	$(call heading,Miri)
 	@if $(CARGO) +nightly miri --version >/dev/null 2>&1; then \
 	  PROPTEST_CASES=4 MIRIFLAGS=-Zmiri-disable-isolation \
-	    $(CARGO) +nightly miri test $(LOCKED) -p aegis-core --lib lease slices; \
+	    $(CARGO) +nightly miri test $(LOCKED) -p aegis-core --lib -- lease slices; \
 	else $(call skip,Miri,no such component; rustup component add --toolchain nightly miri); fi
 
 deny:

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Serialize, Serializer};
 
-use crate::lease::{GranuleState, Memory, Table};
+use crate::lease::{Memory, Table};
 use crate::net::{Origin, Protocol};
 use crate::time::Time;
 
@@ -25,8 +25,8 @@ pub struct Usage {
     pub resting: u32,
     /// Tuples that strangers on the host have.
     pub parked: u32,
-    /// High-water mark of live + held. It is sampled (one acquire in 64, every refusal, every reading), so with
-    /// steady load it lags the truth by a few leases per worker; it is never above the truth.
+    /// High-water mark of live + held. It is sampled (one acquire in 64, when a pool turns out full, every reading), and
+    /// sums granules that are read one after the other: near the truth, exact when the pool was full or nobody moved.
     pub peak: u32,
     /// Ports of this machine's shares of the address: the real limit towards one origin.
     pub capacity: u32,
@@ -56,10 +56,9 @@ fn protocol_and_address<S: Serializer>(origin: &Option<Origin>, serializer: S) -
 /// Nobody is stopped to read: the counts of different pages are of different short moments.
 pub fn read<M: Memory>(table: &Table<M>, now: Time) -> Vec<Usage> {
     let mut capacity = BTreeMap::<IpAddr, u32>::new();
-    for (ip, range, state) in table.granules() {
-        if state == GranuleState::Owned {
-            *capacity.entry(ip).or_default() += range.len();
-        }
+    // Draining granules count while they are here, as their leases do.
+    for (ip, range, _) in table.granules() {
+        *capacity.entry(ip).or_default() += range.len();
     }
     let mut rows = BTreeMap::<(IpAddr, Option<Origin>), Usage>::new();
     for page in table.usage(now) {

@@ -82,11 +82,13 @@ pub fn begin(lease: &Lease) -> Result<OwnedFd, Refusal> {
         Err(Errno::ADDRNOTAVAIL) => return Err(conflict(Conflict::TupleInUse)),
         Err(error) => return Err(Refusal::Connect(error.into())),
     }
-    // A connection from any other port would have its answers delivered to another machine.
-    let bound = getsockname(&socket).and_then(SocketAddr::try_from).map_err(failed)?;
+    // A connection from any other port would have its answers delivered to another machine. Something may have been
+    // sent by now, so it is a connect that failed.
+    let bound =
+        getsockname(&socket).and_then(SocketAddr::try_from).map_err(|e| Refusal::Connect(e.into()))?;
     if bound != source_address {
-        let error = io::Error::other(format!("the kernel chose {bound} instead"));
-        return Err(Refusal::Socket { source_address, error });
+        let error = format!("the kernel chose {bound} instead of the leased {source_address}");
+        return Err(Refusal::Connect(io::Error::other(error)));
     }
     if lease.origin().protocol() == Protocol::Udp {
         discard_queued(&socket).map_err(|error| Refusal::Connect(error.into()))?;

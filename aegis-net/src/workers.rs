@@ -39,13 +39,12 @@ impl Workers {
         &self.edge
     }
 
-    /// Calls `f` with a worker that nobody else uses meanwhile. If `f` panics its worker is lost, and its number
-    /// with it detached: a half-done acquire is not handed on.
+    /// Calls `f` with a worker that nobody else uses meanwhile. If `f` panics its worker is detached, and another may
+    /// be attached in its place: a half-done acquire is not handed on.
     pub(crate) fn with<T>(&self, f: impl FnOnce(&mut Worker) -> T) -> T {
-        let mut worker = self.take();
-        let result = f(&mut worker);
-        self.stash.lock().idle.push(worker);
-        self.returned.notify_one();
+        let mut borrowed = Borrowed { workers: self, worker: Some(self.take()), done: false };
+        let result = f(borrowed.worker.as_mut().expect("taken when it is dropped"));
+        borrowed.done = true;
         result
     }
 
@@ -67,6 +66,26 @@ impl Workers {
             }
             stash = self.stash.lock();
         }
+    }
+}
+
+/// A worker on its way back.
+struct Borrowed<'a> {
+    workers: &'a Workers,
+    worker: Option<Worker>,
+    done: bool,
+}
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        let worker = self.worker.take().filter(|_| self.done);
+        let mut stash = self.workers.stash.lock();
+        match worker {
+            Some(worker) => stash.idle.push(worker),
+            None => stash.attachable += 1,
+        }
+        drop(stash);
+        self.workers.returned.notify_one();
     }
 }
 

@@ -20,7 +20,7 @@ impl Choice {
         Self(ChaCha8Rng::from_seed(seed))
     }
 
-    /// A number below `n` (1 to 2^24), all equally likely (Lemire's method).
+    /// A number below `n` (1 to 2^28), all equally likely (Lemire's method).
     #[inline]
     pub(super) fn below(&mut self, n: u32) -> u32 {
         self.draw(n).0

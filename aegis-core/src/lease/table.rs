@@ -116,17 +116,18 @@ impl<M: Memory> Table<M> {
             (0, 1..) => Tag::resting(until),
             (0, 0) => Tag::NONE,
         };
+        if span != 0 {
+            // Before the tag, so that whoever dies after it leaves a deadline that a sweep will see.
+            self.kept_until(page, until);
+        }
         if !page.swap_tag(offset, tag, next) {
             return Err(Rejected { error: ReleaseError::Stale, lease });
         }
-        if span == 0 {
-            self.give_free(page, offset);
-            return Ok(());
+        match (hold, rest) {
+            (1.., _) => {}
+            (0, 1..) => page.give_resting(offset),
+            (0, 0) => self.give_free(page, offset),
         }
-        if hold == 0 {
-            page.give_resting(offset);
-        }
-        self.kept_until(page, until);
         Ok(())
     }
 
@@ -152,11 +153,11 @@ impl<M: Memory> Table<M> {
         match cause {
             Conflict::PortInUse | Conflict::TupleInUse => {
                 page.park();
+                self.kept_until(page, until);
                 if !page.swap_tag(offset, tag, Tag::parked(until)) {
                     page.unpark();
                     return Err(Rejected { error: ReleaseError::Stale, lease });
                 }
-                self.kept_until(page, until);
                 if cause == Conflict::PortInUse {
                     self.park_everywhere(GranuleSlot(page.identity() as u32), offset, until, now);
                 }
@@ -194,8 +195,8 @@ impl<M: Memory> Table<M> {
         }
         if page.take(offset).is_some() {
             page.park();
-            page.set_tag(offset, Tag::parked(until));
             self.kept_until(page, until);
+            page.set_tag(offset, Tag::parked(until));
         }
         let state = self.state_word(granule);
         let _ = state.fetch_update(SeqCst, SeqCst, |w| Some(w & STATE | u64::from(index + 1) << 8));
@@ -226,8 +227,8 @@ impl<M: Memory> Table<M> {
 
     pub(super) fn park_tuple(&self, page: Page<'_>, offset: u32, tag: Tag, now: Time) {
         page.park();
-        page.set_tag(offset, tag);
         self.kept_until(page, tag.deadline(Deadline::after(now)));
+        page.set_tag(offset, tag);
     }
 
     #[inline]
@@ -270,7 +271,7 @@ impl<M: Memory> Table<M> {
         let now = self.clock(now);
         let sources = pool.sources(origin.ip().is_ipv6());
         let mut explanation = Explanation::new(pool.key(), *origin, sources.ports());
-        if let Some(record) = self.find_origin(origin) {
+        if let Some(record) = self.find_origin(origin).filter(|_| pool.table() == self.id) {
             for (index, _) in sources.list().iter().enumerate() {
                 if let Some(page) = self.find_page(record, sources.list()[index].granule) {
                     explanation.add(&self.page(page).counts(now));

@@ -27,7 +27,7 @@ pub struct Usage {
     /// Released tuples that may be granted, but are not preferred.
     pub resting: u32,
     /// Most live + held at one time over all granules of this egress IP towards this origin, as sampled: at one in
-    /// 64 acquires, at every refusal and at every read. Never above the truth.
+    /// 64 acquires, when a pool turns out full, and at every read.
     pub peak: u32,
     /// Acquires refused for want of a free tuple, charged to one granule of the pool each.
     pub refused: u64,

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
 
-const USAGE: &str = "usage: demo [--fleet FILE] [--out FOLDER]";
+const USAGE: &str = "usage: demo [--fleet FILE] [--out FOLDER (default: demo-out)]";
 const OWN_FLEET: &str = include_str!("fleet.toml");
 
 fn main() -> ExitCode {
@@ -31,6 +31,10 @@ fn main() -> ExitCode {
             machine::run(bundle, main_zone, udp_zone).map(|()| true)
         }
         ["--as-origin", protocol, layout] => origin::run(protocol, layout).map(|()| true),
+        ["-h" | "--help"] => {
+            println!("{USAGE}");
+            Ok(true)
+        }
         _ => demo(&words),
     };
     match outcome {

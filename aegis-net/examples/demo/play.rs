@@ -168,8 +168,8 @@ pub(crate) fn play(stage: &Stage, out: &Path) -> Result<Outcome> {
         act("1 fill every share towards the first origin", &mut machines, &|| Order::Fill(first), true)?;
     expected +=
         act("2 the same ports towards the second origin", &mut machines, &|| Order::Fill(second), true)?;
-    expected +=
-        act("3 UDP flows of another customer", &mut machines, &|| Order::Udp(udp, stage.udp_flows), false)?;
+    let udp_act = format!("3 UDP flows of zone {}", stage.udp_zone);
+    expected += act(&udp_act, &mut machines, &|| Order::Udp(udp, stage.udp_flows), false)?;
     act("4 close all connections to the first origin", &mut machines, &|| Order::Release(first), false)?;
     expected += act("5 fill every share again", &mut machines, &|| Order::Fill(first), true)?;
     bar.finish_and_clear();
