@@ -29,8 +29,9 @@ impl Books {
             seen.right += 1;
         } else {
             seen.wrong += 1;
-            seen.first_wrong
-                .get_or_insert_with(|| format!("{peer} is {owner:?}'s and was opened by {said:?}"));
+            seen.first_wrong.get_or_insert_with(|| {
+                format!("{peer} belongs to {} and was opened by {said}", owner.unwrap_or("nobody"))
+            });
         }
         if lasts && !open.insert(peer) {
             seen.duplicates += 1;

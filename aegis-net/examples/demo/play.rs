@@ -89,7 +89,8 @@ pub(crate) fn play(stage: &Stage, out: &Path) -> Result<Outcome> {
     let deadline = started + LIMIT;
     let mut outcome = Outcome::default();
     let bundles = out.join("bundles");
-    std::fs::create_dir_all(&bundles).map_err(|error| format!("{}: {error}", bundles.display()))?;
+    std::fs::create_dir_all(&bundles)
+        .map_err(|error| format!("cannot make the folder {} (--out): {error}", bundles.display()))?;
 
     let layout = out.join("layout");
     std::fs::write(&layout, stage.layout.to_bytes())?;

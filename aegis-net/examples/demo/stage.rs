@@ -84,7 +84,7 @@ impl Stage {
         if needed > descriptors {
             return Err(format!(
                 "the demo needs {needed} file descriptors in a process and may have {descriptors}; raise the hard \
-                 limit (ulimit -Hn) or take a smaller granule_ports in the fleet file"
+                 limit (ulimit -Hn, as root), or take a fleet file with a smaller granule_ports (FLEET=file)"
             )
             .into());
         }
