@@ -13,8 +13,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{AccountId, MachineId, PoolId, ZoneId};
 use crate::inventory::AddressState;
 use crate::lease::{
-    self, Closed, Config, Conflict, Explanation, Heap, Lease, Memory, OriginHandle, Pool, PoolKey, Rejected,
-    Seed,
+    self, Closed, Config, Conflict, Explanation, Heap, Lease, Memory, Method, OriginHandle, Pool, PoolKey,
+    Rejected, Seed,
 };
 use crate::net::{Origin, PortRange};
 use crate::soft_unicast;
@@ -98,7 +98,7 @@ fn granules(bundle: &Bundle) -> Vec<(IpAddr, PortRange)> {
 
 impl<M: Memory> Edge<M> {
     fn assemble(bundle: &Bundle, leases: lease::Table<M>, granules: &[(IpAddr, PortRange)]) -> Result<Self> {
-        let slots = leases.add_granules(granules.iter().copied())?;
+        let slots = leases.add_granules(Method::Explicit, granules.iter().copied())?;
         let state_of = |ip: IpAddr| {
             let found = bundle.addresses().iter().find(|(prefix, _)| prefix.contains(&ip));
             found.map_or(AddressState::Allocated, |&(_, state)| state)

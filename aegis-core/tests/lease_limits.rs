@@ -54,15 +54,15 @@ fn memory_that_is_not_zeroed_or_too_small_is_refused() {
             (0..size.tags).map(|_| AtomicU16::new(0)).collect(),
         )
     };
-    let refused = |memory| Table::in_memory(config, memory, [1; 32]).unwrap_err().message().to_owned();
+    let refused = |memory| Table::create(config, memory, [1; 32], 1).unwrap_err().message().to_owned();
     assert!(refused(memory(size.words, 77)).contains("not zeroed"));
     assert!(refused(memory(size.words - 1, 0)).contains(&format!("needs {}", size.words)));
-    Table::in_memory(config, memory(size.words, 0), [1; 32]).unwrap();
+    Table::create(config, memory(size.words, 0), [1; 32], 1).unwrap();
 }
 
 #[test]
 fn a_table_that_no_machine_can_hold_is_an_error() {
-    let config = Config { pages: 1 << 28, granule_ports: 32_768, ..Config::default() };
+    let config = Config { pages: (1 << 26) - 2, granule_ports: 32_768, ..Config::default() };
     let error = Table::new(config, [1; 32]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Machine, "{error}");
 }
@@ -73,7 +73,7 @@ fn numbers_out_of_range_are_refused_by_name() {
     let default = Config::default();
     assert!(refused(Config { granule_ports: 0, ..default }).contains("0 ports"));
     assert!(refused(Config { granule_ports: 65_536, ..default }).contains("65536 ports"));
-    assert!(refused(Config { workers: 128, ..default }).contains("128 workers"));
+    assert!(refused(Config { workers: 1_025, ..default }).contains("1025 workers"));
     assert!(refused(Config { pages: 0, ..default }).contains("0 pages"));
     assert!(refused(Config { park_port: Duration::from_secs(9_999), ..default }).contains("9999s"));
     let table = Table::new(Config { pages: 4, granules: 2, ..default }, [1; 32]).unwrap();

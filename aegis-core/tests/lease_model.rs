@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use aegis_core::lease::{
     AcquireError, Closed, Config, Conflict, GranuleSlot, GranuleState, Lease, Pool, PoolKey, Quarantine,
-    ReleaseError, Spans, Table, Worker,
+    ReleaseError, Spans, Table, Tuple as Leased, Worker,
 };
 use aegis_core::net::{Origin, PortRange, Protocol};
 use aegis_core::time::Time;
@@ -33,7 +33,7 @@ enum State {
 #[derive(Default)]
 struct Model {
     tuples: BTreeMap<Tuple, State>,
-    parked_ports: BTreeMap<SocketAddr, u64>,
+    parked_ports: BTreeMap<(Protocol, SocketAddr), u64>,
     /// Resting tuples of the older generation, per origin.
     old: BTreeMap<Origin, BTreeSet<SocketAddr>>,
 }
@@ -59,7 +59,7 @@ impl Model {
 
     /// May be granted by the rules; ports parked for every origin may not.
     fn grantable(&self, origin: &Origin, source: SocketAddr) -> bool {
-        !self.parked_ports.contains_key(&source)
+        !self.parked_ports.contains_key(&(origin.protocol(), source))
             && matches!(self.state(origin, source), None | Some(State::Resting(_) | State::FreeOrResting(_)))
     }
 }
@@ -95,6 +95,7 @@ impl World {
                 connect_failed: span(),
                 half_closed: span(),
                 udp: span(),
+                ..Spans::ZERO
             }
         };
         let quarantine = match pick(4) {
@@ -113,6 +114,7 @@ impl World {
             quarantine,
             park_port,
             park_tuple,
+            ..Config::default()
         };
         let table = Arc::new(Table::new(config, [seed as u8; 32]).unwrap());
         let granules: Vec<_> = (0..1 + pick(4))
@@ -172,14 +174,14 @@ impl World {
         let now = self.time();
         match self.workers[worker].acquire_to(&self.pool, &origin, now) {
             Ok(lease) => {
-                let source = lease.source();
-                assert_eq!(lease.origin(), &origin);
+                let Leased { source, origin: its } = self.table.tuple(&lease).unwrap();
+                assert_eq!(its, origin);
                 assert!(self.sources().any(|s| s == source), "{source} is outside the owned shares");
                 assert!(
                     self.model.grantable(&origin, source),
                     "{source} to {origin} granted while {:?}, parked {:?}",
                     self.model.state(&origin, source),
-                    self.model.parked_ports.get(&source)
+                    self.model.parked_ports.get(&(origin.protocol(), source))
                 );
                 self.check_preference(&origin, source);
                 self.model.tuples.insert((origin, source), State::Live);
@@ -203,9 +205,10 @@ impl World {
             self.model.old.entry(*origin).or_default().remove(&source);
             return;
         }
-        let free = self
-            .sources()
-            .find(|&s| !self.model.parked_ports.contains_key(&s) && self.model.state(origin, s).is_none());
+        let free = self.sources().find(|&s| {
+            !self.model.parked_ports.contains_key(&(origin.protocol(), s))
+                && self.model.state(origin, s).is_none()
+        });
         assert_eq!(free, None, "resting {source} was preferred");
         let all: BTreeSet<_> = self.sources().filter(|&s| resting(&self.model, s)).collect();
         let old = self.model.old.entry(*origin).or_default();
@@ -232,7 +235,8 @@ impl World {
         let now = self.time();
         match self.workers[0].acquire_exactly(&self.pool, source, &origin, now) {
             Ok(lease) => {
-                assert_eq!((lease.source(), lease.origin(), state), (source, &origin, GranuleState::Owned));
+                assert_eq!(self.table.tuple(&lease), Ok(Leased { source, origin }));
+                assert_eq!(state, GranuleState::Owned);
                 assert!(range.contains(port) && self.model.grantable(&origin, source), "{source}");
                 self.model.tuples.insert((origin, source), State::Live);
                 self.model.old.entry(origin).or_default().remove(&source);
@@ -251,7 +255,8 @@ impl World {
         let index = self.pick(self.leases.len());
         let lease = self.leases.swap_remove(index);
         let closed = Closed::ALL[self.pick(Closed::ALL.len())];
-        let key = (*lease.origin(), lease.source());
+        let leased = self.table.tuple(&lease).unwrap();
+        let key = (leased.origin, leased.source);
         let hold = self.quarantine.hold(key.0.protocol(), closed);
         let rest = self.quarantine.rest(key.0.protocol(), closed);
         self.table.release(lease, closed, self.time()).unwrap();
@@ -259,7 +264,7 @@ impl World {
             self.model.tuples.insert(key, State::Held(deadline(self.now, hold)));
         } else if !rest.is_zero() {
             self.model.forget_past(self.now);
-            let parked = self.model.parked_ports.contains_key(&key.1);
+            let parked = self.model.parked_ports.contains_key(&(key.0.protocol(), key.1));
             let state = if parked { State::FreeOrResting } else { State::Resting };
             self.model.tuples.insert(key, state(deadline(self.now, rest)));
         } else {
@@ -273,7 +278,7 @@ impl World {
         }
         let index = self.pick(self.leases.len());
         let lease = self.leases.swap_remove(index);
-        let (origin, source) = (*lease.origin(), lease.source());
+        let Leased { origin, source } = self.table.tuple(&lease).unwrap();
         let cause = match self.pick(4) {
             0 if self.ports_are_parked => Conflict::PortInUse,
             1 => Conflict::NoSuchAddress,
@@ -288,10 +293,11 @@ impl World {
         if cause == Conflict::PortInUse {
             // A second conflict on a parked port does not move its time.
             self.model.forget_past(self.now);
-            self.model.parked_ports.entry(source).or_insert(until);
-            for ((_, tuple), state) in &mut self.model.tuples {
+            self.model.parked_ports.entry((origin.protocol(), source)).or_insert(until);
+            for ((to, tuple), state) in &mut self.model.tuples {
+                let same = *tuple == source && to.protocol() == origin.protocol();
                 match *state {
-                    State::Resting(until) if *tuple == source => *state = State::FreeOrResting(until),
+                    State::Resting(until) if same => *state = State::FreeOrResting(until),
                     _ => {}
                 }
             }
@@ -400,7 +406,7 @@ fn every_port_up_to_the_last_is_granted_once_and_the_next_is_refused() {
         let mut seen = BTreeSet::new();
         for _ in 0..ports {
             let lease = worker.acquire(&mut handle, Time::ZERO).unwrap();
-            assert!(seen.insert(lease.source().port()));
+            assert!(seen.insert(table.source(&lease).unwrap().port()));
             leases.push(lease);
         }
         assert_eq!((seen.first(), seen.last()), (Some(&(65_535 - (ports - 1))), Some(&65_535)));
@@ -415,7 +421,7 @@ fn every_port_up_to_the_last_is_granted_once_and_the_next_is_refused() {
         let other = Origin::new(Protocol::Tcp, "198.51.100.1:444".parse().unwrap()).unwrap();
         for _ in 0..ports {
             let lease = worker.acquire_to(&pool, &other, Time::ZERO).unwrap();
-            assert!(!seen.insert(lease.source().port()), "only these ports exist");
+            assert!(!seen.insert(table.source(&lease).unwrap().port()), "only these ports exist");
         }
         table.release(leases.pop().unwrap(), Closed::Reset, Time::ZERO).unwrap();
         let _again = worker.acquire(&mut handle, Time::ZERO).unwrap();
@@ -491,17 +497,18 @@ fn four_threads_get_no_port_twice_and_no_refusal_while_one_is_free() {
                         if mine.len() < each && (mine.is_empty() || rng.next_u32() % 8 > 2) {
                             // The four hold fewer leases than there are ports: one is always free.
                             let lease = worker.acquire(&mut handle, Time::ZERO).unwrap();
-                            let twice = taken[usize::from(lease.source().port())].swap(true, SeqCst);
-                            assert!(!twice, "{} granted twice", lease.source());
+                            let source = table.source(&lease).unwrap();
+                            let twice = taken[usize::from(source.port())].swap(true, SeqCst);
+                            assert!(!twice, "{source} granted twice");
                             mine.push(lease);
                         } else {
                             let lease = mine.swap_remove(rng.next_u32() as usize % mine.len());
-                            taken[usize::from(lease.source().port())].store(false, SeqCst);
+                            taken[usize::from(table.source(&lease).unwrap().port())].store(false, SeqCst);
                             table.release(lease, Closed::Reset, Time::ZERO).unwrap();
                         }
                     }
                     for lease in mine {
-                        taken[usize::from(lease.source().port())].store(false, SeqCst);
+                        taken[usize::from(table.source(&lease).unwrap().port())].store(false, SeqCst);
                         table.release(lease, Closed::Reset, Time::ZERO).unwrap();
                     }
                 })
@@ -595,10 +602,10 @@ fn the_choice_is_uniform_over_the_free_ports_at_every_fill() {
         let mut counts = vec![0u64; 65_536];
         for _ in 0..1_000_000 {
             let lease = worker.acquire(&mut handle, Time::ZERO).unwrap();
-            counts[usize::from(lease.source().port())] += 1;
+            counts[usize::from(table.source(&lease).unwrap().port())] += 1;
             table.release(lease, Closed::Reset, Time::ZERO).unwrap();
         }
-        let used: BTreeSet<_> = kept.iter().map(|lease| lease.source().port()).collect();
+        let used: BTreeSet<_> = kept.iter().map(|lease| table.source(lease).unwrap().port()).collect();
         let free: Vec<_> = (2_048..2_048 * (granules + 1))
             .filter(|port| !used.contains(port))
             .map(|port| counts[usize::from(port)])
@@ -620,7 +627,7 @@ fn the_choice_is_uniform_inside_the_oldest_generation_of_resting_ports() {
         for nth in 0..64 {
             let lease = worker.acquire(&mut handle, Time::ZERO).unwrap();
             if round > 0 && nth % 20 == 0 {
-                counts[nth / 20][usize::from(lease.source().port() - 65_472)] += 1;
+                counts[nth / 20][usize::from(table.source(&lease).unwrap().port() - 65_472)] += 1;
             }
             table.release(lease, Closed::Active, Time::ZERO).unwrap();
         }

@@ -1,4 +1,6 @@
 //! Equal records in the table's words: a bump counter, and a list of records given back.
+//!
+//! A record that was given back keeps its words but the first, which links the list.
 
 use crate::sync::{AtomicU64, Ordering::SeqCst};
 
@@ -16,12 +18,7 @@ pub(super) struct Arena {
 }
 
 impl Arena {
-    /// Words of all records.
-    pub(super) const fn words(&self) -> usize {
-        self.stride * self.capacity as usize
-    }
-
-    /// The words of a record.
+    /// The words of a record below the capacity.
     #[inline]
     pub(super) fn record<'a>(&self, words: &'a [AtomicU64], index: u32) -> &'a [AtomicU64] {
         let at = self.first + index as usize * self.stride;
@@ -30,15 +27,15 @@ impl Arena {
 
     /// How many records were ever handed out.
     pub(super) fn used(&self, words: &[AtomicU64]) -> u32 {
-        words[self.counters].load(SeqCst) as u32
+        words[self.counters].load(SeqCst).min(self.capacity.into()) as u32
     }
 
     /// A record that nobody else has; `None` if there is none.
     pub(super) fn take(&self, words: &[AtomicU64]) -> Option<u32> {
         let head = &words[self.counters + 1];
         let mut seen = head.load(SeqCst);
-        while seen as u32 != 0 {
-            let index = seen as u32 - 1;
+        // Shared memory may hold anything: a head that is no record ends the list.
+        while let Some(index) = (seen as u32).checked_sub(1).filter(|&index| index < self.capacity) {
             // If somebody else takes the record first this is garbage, and the exchange fails by the count above.
             let next = self.record(words, index)[0].load(SeqCst) & 0xffff_ffff;
             match head.compare_exchange(seen, bumped(seen) | next, SeqCst, SeqCst) {

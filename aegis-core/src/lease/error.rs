@@ -19,18 +19,36 @@ pub enum AcquireError {
     /// The one source that was asked for is live, held or parked towards this origin.
     #[error("this source is in use towards the origin")]
     InUse,
+    /// As many tuples are live or held towards this origin from this egress IP as the configuration allows.
+    #[error("the limit of connections from one egress IP to this origin is reached")]
+    OriginLimit,
+    /// As many leases are live as the quota that the pool is used under allows.
+    #[error("the quota of this user of the pool is reached")]
+    QuotaReached,
+    /// As many leases are live as the quota above that one allows.
+    #[error("the quota above that of this user of the pool is reached")]
+    ParentQuotaReached,
     /// The pool was made by another lease table.
     #[error("the pool was made by another lease table")]
     ForeignPool,
+    /// The table's memory holds what no lease table writes: nothing can be trusted there.
+    #[error("the lease table's memory is corrupt; make a new one")]
+    Corrupt,
 }
 
 impl AcquireError {
     /// What the caller can do.
     pub const fn kind(self) -> ErrorKind {
         match self {
-            Self::Exhausted | Self::TooManyOrigins | Self::InUse => ErrorKind::Wait,
+            Self::Exhausted
+            | Self::TooManyOrigins
+            | Self::InUse
+            | Self::OriginLimit
+            | Self::QuotaReached
+            | Self::ParentQuotaReached => ErrorKind::Wait,
             Self::NoShare => ErrorKind::OtherExit,
             Self::ForeignPool => ErrorKind::Input,
+            Self::Corrupt => ErrorKind::Reload,
         }
     }
 }

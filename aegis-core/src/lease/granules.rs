@@ -1,28 +1,29 @@
-//! The granules that a lease table knows: their ports, their state, and pools made of them.
+//! The granules that a lease table knows: their ports, their state, how ports are chosen there, and pools made of them.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
 use std::collections::BTreeMap;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::net::PortRange;
+use crate::error::{Error, Result};
+use crate::net::{PortRange, Protocol};
 use crate::sync::{AtomicU64, Ordering::SeqCst};
+use crate::time::Time;
 
-use super::Memory;
+use super::grant::MAX_POOL;
 use super::map::{
-    DRAINING, GRANULE_ADDER, GRANULE_COUNT, GRANULE_RANGE, GRANULE_STATE, GRANULE_STRIDE, OWNED, STATE,
+    DRAINING, GRANULE_COUNT, GRANULE_FROM, GRANULE_SHAPE, GRANULE_STATE, NOT_YET, OWNED, PARKED_PORTS, STATE,
     ip_words, words_ip,
 };
+use super::page::Page;
 use super::pool::{GranuleSlot, Pool, PoolKey};
+use super::quarantine::span_at;
+use super::records::Record;
+use super::slot::Slot;
 use super::table::Table;
+use super::tag::{Class, Tag};
+use super::{Closed, Memory};
 
 /// Most ports of a pool on one machine: a random draw has 32 bits, and four of them are spare.
 const MAX_POOL_PORTS: u64 = 1 << 28;
-
-/// May the table grant from a granule with this state word?
-#[inline]
-pub(super) fn is_owned(state: &AtomicU64) -> bool {
-    state.load(SeqCst) & STATE == OWNED
-}
 
 /// May the table grant from a granule?
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -33,84 +34,137 @@ pub enum GranuleState {
     Draining,
 }
 
+/// How the ports of a granule are chosen and shared: one way for each granule, because in one network namespace the
+/// kernel skips every port that somebody has bound explicitly.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Method {
+    /// The table chooses; a port is used towards every origin at once (4-tuples). The default.
+    Explicit,
+    /// The table chooses; a port is used towards one origin at a time, because the proxy's sockets cannot share a bound
+    /// port (2-tuple-unique; nginx as shipped).
+    Unique,
+    /// The kernel chooses inside the granule (`IP_LOCAL_PORT_RANGE`) and the lease is completed afterwards.
+    KernelRange,
+    /// Ports for unconnected UDP sockets, each used by one socket towards any destination.
+    UnconnectedUdp,
+}
+
+impl Method {
+    const ALL: [Self; 4] = [Self::Explicit, Self::Unique, Self::KernelRange, Self::UnconnectedUdp];
+
+    /// Is a port used towards every origin by one lease?
+    pub(super) const fn is_wildcard(self) -> bool {
+        matches!(self, Self::Unique | Self::UnconnectedUdp)
+    }
+
+    /// The quarantine where none is set for the origin.
+    const fn profile(self) -> u8 {
+        match self {
+            Self::Explicit | Self::UnconnectedUdp => 0,
+            Self::Unique | Self::KernelRange => 1,
+        }
+    }
+}
+
+/// What the granule says about a port that was just claimed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Verdict {
+    Grant,
+    NotOwned,
+    Parked(Tag),
+}
+
 impl<M: Memory> Table<M> {
-    /// Tells the table of a granule; the same granule again is the same slot.
+    /// Tells the table of a granule whose ports it chooses itself; the same granule again is the same slot.
     ///
     /// # Errors
     /// As [`Table::add_granules`].
     pub fn add_granule(&self, ip: IpAddr, range: PortRange) -> Result<GranuleSlot> {
-        Ok(self.add_granules([(ip, range)])?[0])
+        Ok(self.add_granules(Method::Explicit, [(ip, range)])?[0])
     }
 
     /// Tells the table of granules, in any order, and returns their slots in the same order. A granule that it knows
-    /// already keeps its slot.
+    /// already keeps its slot; several processes may tell it of the same ones at once.
     ///
     /// # Errors
-    /// A range overlaps another granule of the address without being it; it has more ports than the table was made
-    /// for; it contains port 0; there are too many granules; another thread adds granules at this moment. Then none is
-    /// added.
+    /// A range overlaps another granule of the address without being it, or is known with another method; it has more
+    /// ports than the table was made for; it contains port 0; there are too many granules. Then none is added, but of
+    /// several errors at once only what comes before the first is.
     pub fn add_granules(
         &self,
+        method: Method,
         granules: impl IntoIterator<Item = (IpAddr, PortRange)>,
     ) -> Result<Vec<GranuleSlot>> {
-        let adder = &self.words()[GRANULE_ADDER];
-        if adder.swap(1, SeqCst) != 0 {
-            return Err(Error::new(
-                ErrorKind::Wait,
-                "another thread adds granules to the lease table; try again",
-            ));
-        }
-        let added = self.add_granules_alone(granules);
-        adder.store(0, SeqCst);
-        added
-    }
-
-    fn add_granules_alone(
-        &self,
-        granules: impl IntoIterator<Item = (IpAddr, PortRange)>,
-    ) -> Result<Vec<GranuleSlot>> {
-        let before = self.words()[GRANULE_COUNT].load(SeqCst) as u32;
-        let mut known: BTreeMap<(IpAddr, u16), (PortRange, GranuleSlot)> = (0..before)
-            .map(|slot| {
-                let (ip, range) = self.granule(GranuleSlot(slot));
-                ((ip, range.lo()), (range, GranuleSlot(slot)))
-            })
-            .collect();
-        let mut count = before;
-        let mut slots = Vec::new();
-        for (ip, range) in granules {
-            let ip = crate::net::canonical_ip(ip);
-            // Only the last granule that begins at or before the end of this one can overlap it: all others are
-            // disjoint already.
-            let near = known.range(..=(ip, range.hi())).next_back().filter(|((other, _), _)| *other == ip);
-            let slot = match near {
-                Some((_, (other, slot))) if *other == range => *slot,
-                Some((_, (other, _))) if other.overlaps(range) => {
-                    return Err(Error::input(format!(
-                        "granule {ip} {range} overlaps granule {other} of the table"
-                    )));
-                }
-                _ => {
-                    self.check_granule(ip, range, count)?;
-                    count += 1;
-                    known.insert((ip, range.lo()), (range, GranuleSlot(count - 1)));
-                    GranuleSlot(count - 1)
-                }
-            };
-            slots.push(slot);
-        }
-        for ((ip, _), (range, slot)) in known {
-            if slot.0 >= before {
-                let words = self.granule_words(slot);
-                for (word, value) in words.iter().zip(ip_words(ip)) {
-                    word.store(value, SeqCst);
-                }
-                words[GRANULE_RANGE].store(u64::from(range.lo()) << 16 | u64::from(range.hi()), SeqCst);
-                words[GRANULE_STATE].store(OWNED, SeqCst);
+        let mut known = Known::default();
+        self.read_granules(&mut known);
+        let granules: Vec<_> =
+            granules.into_iter().map(|(ip, range)| (crate::net::canonical_ip(ip), range)).collect();
+        // All are checked before the first is added.
+        let mut planned = known.clone();
+        for &(ip, range) in &granules {
+            if planned.find(ip, range, method)?.is_none() {
+                self.check_granule(ip, range, planned.count)?;
+                planned.add(ip, range, method, GranuleSlot(u32::MAX));
             }
         }
-        self.words()[GRANULE_COUNT].store(u64::from(count), SeqCst);
+        let mut slots = Vec::new();
+        for (ip, range) in granules {
+            slots.push(self.append_granule(&mut known, ip, range, method)?);
+        }
         Ok(slots)
+    }
+
+    /// The slot of a granule, made if the table does not know it yet.
+    fn append_granule(
+        &self,
+        known: &mut Known,
+        ip: IpAddr,
+        range: PortRange,
+        method: Method,
+    ) -> Result<GranuleSlot> {
+        let mut fresh = None;
+        loop {
+            if let Some(slot) = known.find(ip, range, method)? {
+                if let Some(unused) = fresh {
+                    self.map.granules.give(self.words(), unused);
+                }
+                return Ok(slot);
+            }
+            self.check_granule(ip, range, known.count)?;
+            let slot = match fresh {
+                Some(slot) => slot,
+                None => *fresh.insert(self.map.granules.take(self.words()).ok_or_else(|| {
+                    Error::input(format!("granule {ip} {range}: the lease table has no room for it"))
+                })?),
+            };
+            let words = self.granule_words(GranuleSlot(slot));
+            for (word, value) in words.iter().zip(ip_words(ip)) {
+                word.store(value, SeqCst);
+            }
+            let ports = u64::from(range.lo()) << 16 | u64::from(range.hi());
+            words[GRANULE_SHAPE].store((method as u64) << 32 | ports, SeqCst);
+            words[GRANULE_STATE].store(OWNED, SeqCst);
+            // Published by this one exchange. If another process was faster, its granule is looked at first: it may be
+            // the same, or overlap.
+            let place = &self.words()[self.map.granule_list + known.count as usize];
+            if place.compare_exchange(0, u64::from(slot + 1), SeqCst, SeqCst).is_ok() {
+                fresh = None;
+            }
+            self.words()[GRANULE_COUNT].fetch_max(u64::from(known.count + 1), SeqCst);
+            self.read_granules(known);
+        }
+    }
+
+    /// Adds the granules that have come since to what is known.
+    fn read_granules(&self, known: &mut Known) {
+        while known.count < self.config.granules {
+            let place = &self.words()[self.map.granule_list + known.count as usize];
+            let Some(slot) = (place.load(SeqCst) as u32).checked_sub(1).map(GranuleSlot) else { return };
+            match self.granule(slot) {
+                Some((ip, range, method)) => known.add(ip, range, method, slot),
+                None => known.count += 1,
+            }
+        }
     }
 
     fn check_granule(&self, ip: IpAddr, range: PortRange, count: u32) -> Result<()> {
@@ -130,17 +184,28 @@ impl<M: Memory> Table<M> {
         Err(Error::input(format!("granule {ip} {range}: {fault}")))
     }
 
+    /// The slots of all granules that the table knows.
+    pub(super) fn granule_slots(&self) -> impl Iterator<Item = GranuleSlot> {
+        (0..self.config.granules as usize).map_while(|at| {
+            let slot = self.words()[self.map.granule_list + at].load(SeqCst) as u32;
+            slot.checked_sub(1).map(GranuleSlot)
+        })
+    }
+
     /// The granules that the table knows, and what may be done with them.
     pub fn granules(&self) -> impl Iterator<Item = (IpAddr, PortRange, GranuleState)> {
-        (0..self.words()[GRANULE_COUNT].load(SeqCst) as u32).map(GranuleSlot).map(|slot| {
-            let (ip, range) = self.granule(slot);
-            (ip, range, self.state(slot))
+        self.granule_slots().filter_map(|slot| {
+            let (ip, range, _) = self.granule(slot)?;
+            Some((ip, range, self.state(slot)))
         })
     }
 
     /// Sets what may be done with a granule. Once this returns `Draining` no acquire that starts later, and none
     /// that is stopped halfway, grants from it: acquire claims first and looks at the state then.
     pub fn set_state(&self, granule: GranuleSlot, state: GranuleState) {
+        if self.granule(granule).is_none() {
+            return;
+        }
         let word = self.state_word(granule);
         let value = match state {
             GranuleState::Owned => OWNED,
@@ -148,45 +213,141 @@ impl<M: Memory> Table<M> {
         };
         let _ = word.fetch_update(SeqCst, SeqCst, |w| Some(w & !STATE | value));
         if state == GranuleState::Owned {
-            // While it was draining, its free ports did not count.
-            for page in (0..self.map.pages.used(self.words())).map(|index| self.page(index)) {
-                if page.identity() as u32 == granule.0 {
-                    page.clear_doubt();
-                }
+            self.look_again(granule);
+        }
+    }
+
+    /// The granule came from a machine that died, and what that one had open is unknown: its ports are granted only after
+    /// the time that the quarantine says, by protocol.
+    pub fn take_over(&self, granule: GranuleSlot, now: Time) {
+        let Some((_, _, method)) = self.granule(granule) else { return };
+        let now = self.clock(now);
+        for protocol in Protocol::ALL {
+            let spans = self.spans(method.profile().into(), span_at(protocol, Closed::TakenOver));
+            let from = now.as_millis().saturating_add(spans & 0xffff_ffff);
+            if from > now.as_millis() {
+                self.granule_words(granule)[GRANULE_FROM + protocol as usize].store(from, SeqCst);
+                self.state_word(granule).fetch_or(NOT_YET << protocol as u32, SeqCst);
             }
-            for record in 0..self.map.origins.used(self.words()) {
-                self.scarce(record).store(0, SeqCst);
+        }
+        self.set_state(granule, GranuleState::Owned);
+    }
+
+    /// While a granule granted nothing, its free ports did not count.
+    fn look_again(&self, granule: GranuleSlot) {
+        for page in (0..self.map.pages.used(self.words())).map(|index| self.page(index)) {
+            if page.identity().granule() == granule.0 {
+                page.clear_doubt();
             }
+        }
+        for record in 0..self.map.origins.used(self.words()) {
+            self.scarce(record).store(0, SeqCst);
         }
     }
 
     pub(super) fn state(&self, granule: GranuleSlot) -> GranuleState {
-        if is_owned(self.state_word(granule)) { GranuleState::Owned } else { GranuleState::Draining }
+        match self.state_word(granule).load(SeqCst) & STATE {
+            OWNED => GranuleState::Owned,
+            _ => GranuleState::Draining,
+        }
+    }
+
+    /// May ports of the granule be granted?
+    #[inline]
+    pub(super) fn grants(&self, granule: GranuleSlot, protocol: Protocol, now: Time) -> bool {
+        match self.state_word(granule).load(SeqCst) {
+            OWNED => true,
+            word => word & STATE == OWNED && !self.is_not_yet(word, granule, protocol, now),
+        }
+    }
+
+    #[cold]
+    fn is_not_yet(&self, word: u64, granule: GranuleSlot, protocol: Protocol, now: Time) -> bool {
+        if word & NOT_YET << protocol as u32 == 0 {
+            return false;
+        }
+        let from = self.granule_words(granule)[GRANULE_FROM + protocol as usize].load(SeqCst);
+        if now.as_millis() < from {
+            return true;
+        }
+        self.state_word(granule).fetch_and(!(NOT_YET << protocol as u32), SeqCst);
+        self.look_again(granule);
+        false
+    }
+
+    /// After a claim: may the port be granted, by the granule's state word? If a stranger has it, until when is it
+    /// parked?
+    #[inline]
+    pub(super) fn verdict(
+        &self,
+        granule: GranuleSlot,
+        protocol: Protocol,
+        offset: u32,
+        now: Time,
+        slot: Slot<'_>,
+    ) -> Verdict {
+        match self.state_word(granule).load(SeqCst) {
+            OWNED => Verdict::Grant,
+            word if word & STATE != OWNED || self.is_not_yet(word, granule, protocol, now) => {
+                Verdict::NotOwned
+            }
+            word => self.verdict_of_parked(word, granule, protocol, offset, now, slot),
+        }
+    }
+
+    #[cold]
+    fn verdict_of_parked(
+        &self,
+        word: u64,
+        granule: GranuleSlot,
+        protocol: Protocol,
+        offset: u32,
+        now: Time,
+        slot: Slot<'_>,
+    ) -> Verdict {
+        let flag = PARKED_PORTS << protocol as u32;
+        if word & flag == 0 {
+            return Verdict::Grant;
+        }
+        let Some(found) = self.find_page(Record::parked(protocol), granule) else { return Verdict::Grant };
+        let page: Page<'_> = self.page(found.index);
+        if page.is_due(now) {
+            page.sweep(now, slot.sweep(found.index));
+        }
+        if page.parked() == 0 {
+            // Whoever parks a port counts it first and sets the flag last: so one of us sees the other.
+            self.state_word(granule).fetch_and(!flag, SeqCst);
+            if page.parked() != 0 {
+                self.state_word(granule).fetch_or(flag, SeqCst);
+            }
+        }
+        match page.tag(offset) {
+            tag if tag.class() == Class::Parked => Verdict::Parked(tag),
+            _ => Verdict::Grant,
+        }
     }
 
     #[inline]
     pub(super) fn state_word(&self, granule: GranuleSlot) -> &AtomicU64 {
-        &self.words()[self.map.granules + granule.0 as usize * GRANULE_STRIDE + GRANULE_STATE]
+        &self.granule_words(granule)[GRANULE_STATE]
     }
 
     /// The pool `key`, made of these granules in any order.
     ///
     /// # Errors
-    /// A granule that is not of this table; more than 2^28 ports.
+    /// A granule that is not of this table; more than 2^28 ports; a key of more than 24 bits.
     pub fn pool(&self, key: PoolKey, granules: impl IntoIterator<Item = GranuleSlot>) -> Result<Pool> {
+        if key.0 > MAX_POOL {
+            return Err(Error::input(format!("pool key {}; at most {MAX_POOL} is possible", key.0)));
+        }
         let mut sources = Vec::new();
         for slot in granules {
-            let count = self.words()[GRANULE_COUNT].load(SeqCst);
-            if u64::from(slot.0) >= count {
-                return Err(Error::input(format!(
-                    "granule {} of another lease table; this one has {count}",
-                    slot.0
-                )));
-            }
-            let (ip, range) = self.granule(slot);
-            sources.push((slot, ip, range));
+            let Some((ip, range, method)) = self.granule(slot) else {
+                return Err(Error::input(format!("granule {} of another lease table", slot.0)));
+            };
+            sources.push((slot, ip, range, method));
         }
-        let ports: u64 = sources.iter().map(|(_, _, range)| u64::from(range.len())).sum();
+        let ports: u64 = sources.iter().map(|(_, _, range, _)| u64::from(range.len())).sum();
         if ports > MAX_POOL_PORTS {
             return Err(Error::input(format!(
                 "pool {} has {ports} ports here; at most {MAX_POOL_PORTS} are supported",
@@ -198,14 +359,93 @@ impl<M: Memory> Table<M> {
 
     #[inline]
     pub(super) fn granule_words(&self, granule: GranuleSlot) -> &[AtomicU64] {
-        let at = self.map.granules + granule.0 as usize * GRANULE_STRIDE;
-        &self.words()[at..at + GRANULE_STRIDE]
+        self.map.granules.record(self.words(), granule.0)
     }
 
-    pub(super) fn granule(&self, granule: GranuleSlot) -> (IpAddr, PortRange) {
+    /// What a granule is; `None` if there is none of that number, or none that a table can have.
+    pub(super) fn granule(&self, granule: GranuleSlot) -> Option<(IpAddr, PortRange, Method)> {
+        if granule.0 >= self.map.granules.capacity {
+            return None;
+        }
         let words = self.granule_words(granule);
-        let ports = words[GRANULE_RANGE].load(SeqCst);
-        let range = PortRange::new((ports >> 16) as u16, ports as u16).expect("written from a range");
-        (words_ip(words[0].load(SeqCst), words[1].load(SeqCst)), range)
+        let shape = words[GRANULE_SHAPE].load(SeqCst);
+        let range = PortRange::new((shape >> 16) as u16, shape as u16).ok()?;
+        if range.contains(0) || range.len() > self.config.granule_ports {
+            return None;
+        }
+        let method = *Method::ALL.get((shape >> 32) as usize)?;
+        Some((words_ip(words[0].load(SeqCst), words[1].load(SeqCst)), range, method))
+    }
+
+    pub(super) fn granule_ports(&self, granule: GranuleSlot) -> Option<u32> {
+        Some(self.granule(granule)?.1.len())
+    }
+
+    /// Is a port of the granule used towards every origin by one lease?
+    pub(super) fn is_wildcard(&self, granule: GranuleSlot) -> bool {
+        self.granule(granule).is_some_and(|(_, _, method)| method.is_wildcard())
+    }
+
+    /// The number of the quarantine of a record's tuples in a granule.
+    pub(super) fn profile_of(&self, record: u32, granule: GranuleSlot) -> u8 {
+        let by_method = || self.granule(granule).map_or(0, |(_, _, method)| method.profile());
+        self.own_profile(record).unwrap_or_else(by_method)
+    }
+
+    /// The granule that has a source, and the port's offset there.
+    pub(super) fn granule_of(&self, source: SocketAddr) -> Option<(GranuleSlot, u32)> {
+        let ip = crate::net::canonical_ip(source.ip());
+        self.granule_slots().find_map(|slot| {
+            let (other, range, _) = self.granule(slot)?;
+            (other == ip && range.contains(source.port()))
+                .then(|| (slot, u32::from(source.port() - range.lo())))
+        })
+    }
+}
+
+/// The granules of a table, by address and first port.
+#[derive(Clone, Default)]
+pub(super) struct Known {
+    granules: BTreeMap<(IpAddr, u16), (PortRange, Method, GranuleSlot)>,
+    count: u32,
+}
+
+impl Known {
+    /// All granules of a table.
+    pub(super) fn of<M: Memory>(table: &Table<M>) -> Self {
+        let mut known = Self::default();
+        table.read_granules(&mut known);
+        known
+    }
+
+    fn add(&mut self, ip: IpAddr, range: PortRange, method: Method, slot: GranuleSlot) {
+        self.granules.insert((ip, range.lo()), (range, method, slot));
+        self.count += 1;
+    }
+
+    /// The slot of a granule that is known; an error if another one overlaps it.
+    fn find(&self, ip: IpAddr, range: PortRange, method: Method) -> Result<Option<GranuleSlot>> {
+        // Only the last granule that begins at or before the end of this one can overlap it: all others are disjoint
+        // already.
+        let near =
+            self.granules.range(..=(ip, range.hi())).next_back().filter(|((other, _), _)| *other == ip);
+        match near {
+            Some((_, (other, its, slot))) if *other == range && *its == method => Ok(Some(*slot)),
+            Some((_, (other, its, _))) if *other == range => Err(Error::input(format!(
+                "granule {ip} {range} as {method:?}; the lease table has it as {its:?}"
+            ))),
+            Some((_, (other, ..))) if other.overlaps(range) => {
+                Err(Error::input(format!("granule {ip} {range} overlaps granule {other} of the table")))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The granule that has a source, and the port's offset there.
+    pub(super) fn locate(&self, source: SocketAddr) -> Option<(GranuleSlot, Method, u32)> {
+        let ip = crate::net::canonical_ip(source.ip());
+        let ((other, lo), (range, method, slot)) = self.granules.range(..=(ip, source.port())).next_back()?;
+        (*other == ip && range.contains(source.port()))
+            .then(|| (*slot, *method, u32::from(source.port() - lo)))
     }
 }

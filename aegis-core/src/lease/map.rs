@@ -1,51 +1,14 @@
-//! How much a lease table holds, and where everything is in its words.
+//! Where everything is in a table's words.
 
 use core::net::{IpAddr, Ipv6Addr};
-use core::time::Duration;
 
-use crate::error::{Error, Result};
-
+use super::Config;
 use super::arena::Arena;
+use super::index::Index;
 use super::page::{self, Page};
-use super::quarantine::Quarantine;
-use super::tag::MAX_WORKERS;
-
-/// How much a lease table can hold.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Config {
-    /// Most ports in one granule.
-    pub granule_ports: u32,
-    /// Most granules, over all epochs.
-    pub granules: u32,
-    /// Most origins with state at a time.
-    pub origins: u32,
-    /// Most pages: one for each granule and origin that are used together.
-    pub pages: u32,
-    /// Most workers at a time, at most 127.
-    pub workers: u8,
-    /// How long released tuples are held, and rest.
-    pub quarantine: Quarantine,
-    /// A port that a stranger blocks is tried again after this time. Each try costs a failed `bind`.
-    pub park_port: Duration,
-    /// A tuple that a stranger has is tried again after this time. Short, because the stranger may be ourselves: a
-    /// connection that the peer closed first is not quite gone (LAST_ACK) until the peer's last answer.
-    pub park_tuple: Duration,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            granule_ports: crate::limits::DEFAULT_GRANULE_PORTS,
-            granules: 4_096,
-            origins: 65_536,
-            pages: 65_536,
-            workers: 64,
-            quarantine: Quarantine::default(),
-            park_port: Duration::from_secs(60),
-            park_tuple: Duration::from_secs(2),
-        }
-    }
-}
+use super::quarantine::{MAX_PROFILES, PROFILE_WORDS};
+use super::records::FIRST_ORIGIN;
+use super::tag::MAX_OWNERS;
 
 /// Memory that a table needs: numbers of words and of tags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,115 +19,149 @@ pub struct Size {
     pub tags: usize,
 }
 
-// Header words.
-pub(super) const HASH_KEY: usize = 0;
-pub(super) const TABLE_ID: usize = 2;
+// Header words. The first is written last: whoever sees it sees all of the table.
+pub(super) const MAGIC: usize = 0;
+/// Checksum of what no one changes: configuration, hash key, table id.
+pub(super) const CHECKSUM: usize = 1;
+pub(super) const CONFIG: usize = 2;
+pub(super) const HASH_KEY: usize = 6;
+pub(super) const TABLE_ID: usize = 8;
 /// The latest time that anyone has seen, in milliseconds, at most a quantum behind.
-pub(super) const CLOCK: usize = 3;
-pub(super) const ORIGIN_COUNTERS: usize = 4;
-pub(super) const PAGE_COUNTERS: usize = 6;
-pub(super) const GRANULE_COUNT: usize = 8;
-/// 1 while somebody adds granules.
-pub(super) const GRANULE_ADDER: usize = 9;
-pub(super) const HEADER: usize = 16;
+pub(super) const CLOCK: usize = 9;
+/// Quarantine profiles in use.
+pub(super) const PROFILE_COUNT: usize = 10;
+/// Granules that the table knows.
+pub(super) const GRANULE_COUNT: usize = 11;
+pub(super) const QUOTA_COUNT: usize = 12;
+// From here on words that change at work, in cache lines of their own.
+pub(super) const ORIGIN_COUNTERS: usize = 16;
+pub(super) const PAGE_COUNTERS: usize = 18;
+pub(super) const GRANULE_COUNTERS: usize = 20;
+/// Where the next search for a record to use again begins.
+pub(super) const ORIGIN_HAND: usize = 22;
+pub(super) const PAGE_HAND: usize = 23;
+/// No record, or page, can be used again before that moment (milliseconds).
+pub(super) const ORIGINS_FULL: usize = 24;
+pub(super) const PAGES_FULL: usize = 25;
+pub(super) const HEADER: usize = 32;
+
+// An owner's words.
+pub(super) const OWNER_STRIDE: usize = 2;
+/// Who it is; 0: nobody.
+pub(super) const OWNER_TOKEN: usize = 0;
+/// `recoverer + 1` while its leases are taken over.
+pub(super) const OWNER_RECOVERER: usize = 1;
 
 // A worker's words; padded so that no two workers share a cache line, wherever the memory starts.
 pub(super) const WORKER_STRIDE: usize = 16;
-pub(super) const WORKER_ATTACHED: usize = 0;
-/// `page << 32 | offset + 1` while a port is taken but its tag is not set yet.
+/// `owner + 1`; 0: nobody's.
+pub(super) const WORKER_OWNER: usize = 0;
+/// `page << 32 | offset + 1` while a port is taken but its tag is not set yet, or the other way round.
 pub(super) const WORKER_INTENT: usize = 1;
-pub(super) const WORKER_GRANTED: usize = 2;
+/// The same for a sweep, which may happen during a claim.
+pub(super) const WORKER_SWEEP: usize = 2;
+/// `page + 1` while a page is neither published nor given back.
+pub(super) const WORKER_PAGE: usize = 3;
+/// The same for an origin record.
+pub(super) const WORKER_RECORD: usize = 4;
+pub(super) const WORKER_GRANTED: usize = 5;
 
-// A granule's words: address (2), ports, state and parked page.
-pub(super) const GRANULE_STRIDE: usize = 4;
-pub(super) const GRANULE_RANGE: usize = 2;
+// A granule's words: address (2), ports and method, state, and for each protocol since when it may be used.
+pub(super) const GRANULE_STRIDE: usize = 6;
+pub(super) const GRANULE_SHAPE: usize = 2;
 pub(super) const GRANULE_STATE: usize = 3;
+pub(super) const GRANULE_FROM: usize = 4;
 
-// In the state word: the state in the low byte, above it the page of ports parked for every origin, plus one.
+// In the state word: the state in the low byte, above it bits for each protocol: some port is parked towards every
+// origin; the granule came from a dead machine and may not be used yet.
 pub(super) const STATE: u64 = 0xff;
 pub(super) const OWNED: u64 = 1;
 pub(super) const DRAINING: u64 = 2;
+pub(super) const PARKED_PORTS: u64 = 0x100;
+pub(super) const NOT_YET: u64 = 0x400;
 
-// An origin's words: address (2), port and protocol, hint that free tuples are scarce.
-pub(super) const ORIGIN_STRIDE: usize = 4;
+// An origin's words: address (2), port and protocol and more, home, hint that free tuples are scarce.
+pub(super) const ORIGIN_STRIDE: usize = 5;
 pub(super) const ORIGIN_PORT: usize = 2;
-pub(super) const ORIGIN_SCARCE: usize = 3;
+pub(super) const ORIGIN_HOME: usize = 3;
+pub(super) const ORIGIN_SCARCE: usize = 4;
+
+// A quota's words.
+pub(super) const QUOTA_STRIDE: usize = 2;
+pub(super) const QUOTA_LIMIT: usize = 0;
+/// `parent + 1`; 0: none.
+pub(super) const QUOTA_PARENT: usize = 1;
 
 /// Places of all parts, from the configuration alone.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Map {
+    pub(super) profiles: usize,
+    pub(super) owners: usize,
     pub(super) workers: usize,
-    pub(super) granules: usize,
-    pub(super) origin_slots: usize,
-    pub(super) origin_mask: u64,
+    /// `record + 1` of every granule that the table knows, in the order in which it came to know them.
+    pub(super) granule_list: usize,
+    pub(super) granules: Arena,
+    pub(super) quotas: usize,
+    /// For every owner: how much of every quota it uses.
+    pub(super) quota_counts: usize,
+    pub(super) quota_stride: usize,
+    pub(super) origin_index: Index,
     pub(super) origins: Arena,
-    pub(super) page_slots: usize,
-    pub(super) page_mask: u64,
+    pub(super) page_index: Index,
     pub(super) pages: Arena,
     pub(super) size: Size,
 }
 
 impl Map {
     pub(super) fn new(config: &Config) -> Self {
-        let slots = |records: u32| (records as usize * 2).next_power_of_two();
-        let workers = HEADER;
-        let granules = workers + config.workers as usize * WORKER_STRIDE;
-        let origin_slots = granules + config.granules as usize * GRANULE_STRIDE;
-        let origins = Arena {
-            counters: ORIGIN_COUNTERS,
-            first: origin_slots + slots(config.origins),
-            stride: ORIGIN_STRIDE,
-            capacity: config.origins.saturating_add(1),
+        let mut at = HEADER;
+        let mut part = |words: usize| {
+            let first = at;
+            at += words.next_multiple_of(8);
+            first
         };
-        let page_slots = origins.first + origins.words();
-        let pages = Arena {
-            counters: PAGE_COUNTERS,
-            first: page_slots + slots(config.pages) * 2,
-            stride: page::HEADER + Page::state_words(config.granule_ports),
-            capacity: config.pages,
+        let profiles = part(MAX_PROFILES * PROFILE_WORDS);
+        let owners = part(MAX_OWNERS as usize * OWNER_STRIDE);
+        let workers = part(usize::from(config.workers) * WORKER_STRIDE);
+        let granule_list = part(config.granules as usize);
+        let mut arena = |counters, stride, capacity: u32| Arena {
+            counters,
+            first: part(stride * capacity as usize),
+            stride,
+            capacity,
         };
-        let size = Size {
-            words: pages.first + pages.words(),
-            tags: config.pages as usize * config.granule_ports as usize,
+        // Two processes may add the same granule at once: then one record is left over.
+        let granules = arena(GRANULE_COUNTERS, GRANULE_STRIDE, config.granules.saturating_add(256));
+        let origins = arena(ORIGIN_COUNTERS, ORIGIN_STRIDE, config.origins + FIRST_ORIGIN);
+        let page_words = page::HEADER + Page::state_words(config.granule_ports);
+        let pages = arena(PAGE_COUNTERS, page_words, config.pages);
+        let quotas = part(usize::from(config.quotas) * QUOTA_STRIDE);
+        let quota_stride = usize::from(config.quotas).next_multiple_of(8);
+        let quota_counts = part(quota_stride * MAX_OWNERS as usize);
+        let mut index = |items: u32| {
+            let windows = Index::windows_for(items);
+            Index { first: part(windows as usize * Index::WINDOW), windows }
         };
+        let origin_index = index(config.origins);
+        let page_index = index(config.pages);
+        let tags = config.pages as usize * config.granule_ports as usize;
+        let size = Size { words: at, tags };
         Self {
+            profiles,
+            owners,
             workers,
+            granule_list,
             granules,
-            origin_slots,
-            origin_mask: slots(config.origins) as u64 - 1,
+            quotas,
+            quota_counts,
+            quota_stride,
+            origin_index,
             origins,
-            page_slots,
-            page_mask: slots(config.pages) as u64 - 1,
+            page_index,
             pages,
             size,
         }
     }
-}
-
-pub(super) fn check(config: &Config) -> Result<()> {
-    let Config { granule_ports, granules, origins, pages, workers, .. } = *config;
-    if !(1..=crate::limits::MAX_GRANULE_PORTS).contains(&granule_ports) {
-        return Err(Error::input(format!(
-            "a lease table for granules of {granule_ports} ports; expected 1 to {}",
-            crate::limits::MAX_GRANULE_PORTS
-        )));
-    }
-    for (what, value) in [("granules", granules), ("origins", origins), ("pages", pages)] {
-        if !(1..=1 << 28).contains(&value) {
-            return Err(Error::input(format!("a lease table for {value} {what}; expected 1 to {}", 1 << 28)));
-        }
-    }
-    if !(1..=MAX_WORKERS).contains(&workers) {
-        return Err(Error::input(format!(
-            "a lease table for {workers} workers; expected 1 to {MAX_WORKERS}"
-        )));
-    }
-    for (what, park) in [("ports", config.park_port), ("tuples", config.park_tuple)] {
-        if park > Quarantine::MAX {
-            return Err(Error::input(format!("{what} parked for {park:?}; at most {:?}", Quarantine::MAX)));
-        }
-    }
-    Ok(())
 }
 
 /// An address as two words; IPv4 in its mapped form, so that one address has one key.

@@ -4,33 +4,50 @@
 //! [`Lease`]s from a [`Pool`] towards an origin. A lease is one atomic operation on a bitmap word; the choice is
 //! uniform over all free tuples (see `choice`), and no free tuple is ever missed.
 
+mod acquire;
 mod arena;
 mod choice;
-mod directory;
+mod config;
 mod error;
 mod grant;
 mod granules;
+mod handle;
+mod home;
+mod index;
+mod intent;
 #[cfg(loom)]
 #[cfg(test)]
 mod loom_tests;
 mod map;
 mod memory;
+mod owner;
 mod page;
+mod pages;
 mod pool;
 mod quarantine;
+mod quota;
+mod reconcile;
+mod records;
+mod release;
+mod slot;
 mod table;
 mod tag;
 mod usage;
 mod worker;
 
 pub use choice::Seed;
+pub use config::Config;
 pub use error::{AcquireError, ReleaseError};
-pub use grant::{Conflict, Lease, Rejected};
-pub use granules::GranuleState;
-pub use map::{Config, Size};
+pub use grant::{Conflict, Lease, Rejected, Tuple};
+pub use granules::{GranuleState, Method};
+pub use handle::OriginHandle;
+pub use map::Size;
 pub use memory::{Heap, Memory};
+pub use owner::Recovered;
 pub use pool::{GranuleSlot, Pool, PoolKey};
 pub use quarantine::{Closed, DEFAULT_FIN_TIMEOUT, Quarantine, Spans};
+pub use quota::QuotaSlot;
+pub use reconcile::{Adoption, Held};
 pub use table::Table;
 pub use usage::{Explanation, Usage};
-pub use worker::{OriginHandle, Worker};
+pub use worker::{CompleteError, RangeLease, Worker};

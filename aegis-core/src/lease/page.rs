@@ -11,10 +11,11 @@
 
 use core::time::Duration;
 
-use crate::net::PortRange;
+use crate::net::Protocol;
 use crate::sync::{AtomicU16, AtomicU64, Ordering::SeqCst};
 use crate::time::Time;
 
+use super::intent::Intent;
 use super::tag::{Class, Deadline, QUANTUM_MS, Tag};
 
 /// Ports in a state word.
@@ -23,22 +24,62 @@ pub(super) const PORTS_PER_WORD: u32 = 32;
 /// Words before the state words.
 pub(super) const HEADER: usize = 8;
 
-/// `origin record << 32 | granule slot`: what the page is for.
+/// Whose the page is: see [`identity`].
 const IDENTITY: usize = 0;
+/// `version << 2 | state`: another number for every time that the page was in use.
+const LIFE: usize = 1;
 /// No deadline in the page is earlier (milliseconds).
-const DUE: usize = 1;
+const DUE: usize = 2;
 /// Odd: somebody is making sure that the page is full. Even: full until this half millisecond. 0: not known to be.
-pub(super) const FULL: usize = 2;
+pub(super) const FULL: usize = 3;
 /// Bit 0: the state (minus one) that ports released now get. It flips when the older generation is used up.
-const YOUNG: usize = 3;
+const YOUNG: usize = 4;
+/// `parked ports << 32 | protocol << 22 | quarantine profile << 16 | ports`.
+const SHAPE: usize = 5;
 /// Most ports live or held at one time, for all pages of the same egress IP and origin, as sampled.
-const PEAK: usize = 4;
+const PEAK: usize = 6;
 /// Acquires refused for want of a free tuple, charged to this page.
-const REFUSED: usize = 5;
-/// Parked ports.
-const PARKED: usize = 6;
-/// `lo << 16 | hi`: the granule's ports.
-const RANGE: usize = 7;
+const REFUSED: usize = 7;
+
+// States of a page's life. A page is zeroed before its first life.
+const FREE: u64 = 0;
+const OPEN: u64 = 1;
+const CLOSING: u64 = 2;
+/// Not published yet, or published by somebody who was stopped since.
+const PRIVATE: u64 = 3;
+const LIFE_STATE: u64 = 3;
+
+const PARKED_ONE: u64 = 1 << 32;
+const PROTOCOL: u64 = 1 << 22;
+const PROFILE_SHIFT: u32 = 16;
+const PROFILE: u64 = 0x3f << PROFILE_SHIFT;
+const PORTS: u64 = 0xffff;
+
+/// Whose a page is: origin record (26 bits), the record's incarnation (20 bits), granule (18 bits).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Identity(pub(super) u64);
+
+impl Identity {
+    pub(super) const fn new(record: u32, incarnation: u32, granule: u32) -> Self {
+        Self((record as u64) << 38 | (incarnation as u64 & 0xf_ffff) << 18 | granule as u64)
+    }
+
+    pub(super) const fn record(self) -> u32 {
+        (self.0 >> 38) as u32
+    }
+
+    pub(super) const fn granule(self) -> u32 {
+        self.0 as u32 & 0x3_ffff
+    }
+}
+
+/// How a page is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Shape {
+    pub(super) ports: u32,
+    pub(super) protocol: Protocol,
+    pub(super) profile: u8,
+}
 
 const LOW: u64 = 0xffff_ffff;
 
@@ -56,6 +97,19 @@ pub(super) enum Preference {
     Old,
     /// Resting, younger generation.
     Young,
+}
+
+impl Preference {
+    /// The ports of the class in a state word.
+    #[inline]
+    fn ports(self, word: u64, young: u64) -> u32 {
+        let (low, high) = halves(word);
+        match (self, young) {
+            (Self::Free, _) => !(low | high),
+            (Self::Young, 1) | (Self::Old, 2) => low & !high,
+            _ => high & !low,
+        }
+    }
 }
 
 /// How many ports a choice has in each class.
@@ -110,35 +164,159 @@ impl<'a> Page<'a> {
         Self { header, states, tags }
     }
 
-    /// Makes an empty page for `range` of memory that no one else can see yet.
-    pub(super) fn init(self, identity: u64, range: PortRange) {
-        for word in self.header {
-            word.store(0, SeqCst);
-        }
-        for tag in self.tags {
-            tag.store(Tag::NONE.0, SeqCst);
-        }
-        self.header[DUE].store(u64::MAX, SeqCst);
-        self.header[IDENTITY].store(identity, SeqCst);
-        self.header[RANGE].store(u64::from(range.lo()) << 16 | u64::from(range.hi()), SeqCst);
+    /// Begins a life of a page that nobody else knows, with every port free. It grants nothing until
+    /// [`Page::publish`].
+    ///
+    /// Somebody who was stopped may still claim a port for an owner of long ago, find that the page is not his any
+    /// more, and give the port back. So the state words are never overwritten, only changed bit by bit.
+    pub(super) fn open(self, identity: Identity, shape: Shape) {
+        let before = match self.header[SHAPE].load(SeqCst) & PORTS {
+            0 => self.states.len() as u32 * PORTS_PER_WORD,
+            ports => ports as u32,
+        };
         // Ports past the end are taken for ever, so that no search looks at a length.
         for (word, first) in self.states.iter().zip((0..).step_by(PORTS_PER_WORD as usize)) {
-            let inside = range.len().saturating_sub(first).min(PORTS_PER_WORD);
-            let past = LOW & (LOW << inside);
-            word.store(past | past << 32, SeqCst);
+            let past = past_end(first, shape.ports);
+            let no_more = past_end(first, before) & !past;
+            if no_more != 0 {
+                word.fetch_and(!no_more, SeqCst);
+            }
+            if word.load(SeqCst) & past != past {
+                word.fetch_or(past, SeqCst);
+            }
         }
+        for word in [FULL, PEAK, REFUSED] {
+            self.header[word].store(0, SeqCst);
+        }
+        let Shape { ports, protocol, profile } = shape;
+        let shape = u64::from(ports) | u64::from(profile) << PROFILE_SHIFT | PROTOCOL * (protocol as u64);
+        self.header[SHAPE].store(shape, SeqCst);
+        self.header[DUE].store(u64::MAX, SeqCst);
+        self.header[IDENTITY].store(identity.0, SeqCst);
+        self.header[LIFE].store(next_life(self.life(), PRIVATE), SeqCst);
+    }
+
+    /// Lets a page be used that was found where everybody finds it. Anybody may, any number of times.
+    pub(super) fn publish(self) -> u64 {
+        let life = self.life();
+        if life & LIFE_STATE == PRIVATE {
+            let _ = self.header[LIFE].compare_exchange(life, next_life(life, OPEN), SeqCst, SeqCst);
+        }
+        self.life()
+    }
+
+    /// Is that a life that nobody else takes part in yet?
+    pub(super) const fn is_private(life: u64) -> bool {
+        life & LIFE_STATE == PRIVATE
+    }
+
+    /// Frees every port of a page that was never published.
+    pub(super) fn clear(self) {
+        let ports = self.ports();
+        self.header[SHAPE].fetch_and(u64::from(u32::MAX), SeqCst);
+        for (word, first) in self.states.iter().zip((0..).step_by(PORTS_PER_WORD as usize)) {
+            word.fetch_and(past_end(first, ports), SeqCst);
+        }
+    }
+
+    /// Ends the life of a page that was never published.
+    pub(super) fn abandon(self) {
+        self.header[LIFE].store(next_life(self.life(), FREE), SeqCst);
+    }
+
+    /// The number of the page's life, and its state.
+    #[inline]
+    pub(super) fn life(self) -> u64 {
+        self.header[LIFE].load(SeqCst)
+    }
+
+    /// The same, from the page's words.
+    #[inline]
+    pub(super) fn life_of(header: &[AtomicU64]) -> u64 {
+        header[LIFE].load(SeqCst)
+    }
+
+    /// Is that a life in which ports are granted?
+    pub(super) const fn is_open(life: u64) -> bool {
+        life & LIFE_STATE == OPEN
+    }
+
+    /// Has that life ended?
+    pub(super) const fn is_free(life: u64) -> bool {
+        life & LIFE_STATE == FREE
+    }
+
+    /// Ends the page's life if no port is taken, and none rests or rest may be forgotten. Nobody else is in the way:
+    /// whoever claims a port looks at the life afterwards, and revives a page that is closing.
+    pub(super) fn close(self, life: u64, forget_rest: bool) -> bool {
+        if !Self::is_open(life) {
+            return false;
+        }
+        let closing = next_life(life, CLOSING);
+        if self.header[LIFE].compare_exchange(life, closing, SeqCst, SeqCst).is_err() {
+            return false;
+        }
+        let empty = self.states.iter().zip((0..).step_by(PORTS_PER_WORD as usize)).all(|(word, first)| {
+            let past = past_end(first, self.ports());
+            let seen = word.load(SeqCst);
+            let (low, high) = halves(seen & !past);
+            match (low & high, low | high) {
+                (0, 0) => true,
+                (0, _) if forget_rest => word.compare_exchange(seen, past, SeqCst, SeqCst).is_ok(),
+                _ => false,
+            }
+        });
+        let next = next_life(closing, if empty { FREE } else { OPEN });
+        self.header[LIFE].compare_exchange(closing, next, SeqCst, SeqCst).is_ok() && empty
+    }
+
+    /// After a claim in a page whose life is not the one that was expected: is the page still `identity`'s? Then this is
+    /// its life.
+    #[cold]
+    pub(super) fn settle(self, identity: Identity) -> Option<u64> {
+        loop {
+            let life = self.life();
+            if self.identity() != identity || matches!(life & LIFE_STATE, FREE | PRIVATE) {
+                return None;
+            }
+            if Self::is_open(life) {
+                // With the port taken the page cannot end, so this stays true.
+                return Some(life);
+            }
+            let _ = self.header[LIFE].compare_exchange(life, next_life(life, OPEN), SeqCst, SeqCst);
+        }
+    }
+
+    /// Goes on with a page that had ended, but was not given away.
+    pub(super) fn reopen(self, life: u64) {
+        let _ = self.header[LIFE].compare_exchange(life, next_life(life, OPEN), SeqCst, SeqCst);
     }
 
     /// Number of ports.
     #[inline]
     pub(super) fn ports(self) -> u32 {
-        let range = self.header[RANGE].load(SeqCst);
-        (range as u32 & 0xffff).saturating_sub((range >> 16) as u32 & 0xffff) + 1
+        (self.header[SHAPE].load(SeqCst) & PORTS) as u32
     }
 
     #[inline]
-    pub(super) fn identity(self) -> u64 {
-        self.header[IDENTITY].load(SeqCst)
+    pub(super) fn identity(self) -> Identity {
+        Identity(self.header[IDENTITY].load(SeqCst))
+    }
+
+    #[inline]
+    pub(super) fn protocol(self) -> Protocol {
+        if self.header[SHAPE].load(SeqCst) & PROTOCOL == 0 { Protocol::Tcp } else { Protocol::Udp }
+    }
+
+    /// Which quarantine its ports have.
+    #[inline]
+    pub(super) fn profile(self) -> usize {
+        (self.header[SHAPE].load(SeqCst) >> PROFILE_SHIFT) as usize & 0x3f
+    }
+
+    pub(super) fn set_profile(self, profile: u8) {
+        let profile = u64::from(profile) << PROFILE_SHIFT;
+        let _ = self.header[SHAPE].fetch_update(SeqCst, SeqCst, |w| Some(w & !PROFILE | profile));
     }
 
     #[inline]
@@ -169,6 +347,14 @@ impl<'a> Page<'a> {
     #[inline]
     pub(super) fn swap_tag(self, offset: u32, from: Tag, to: Tag) -> bool {
         self.tags[offset as usize].compare_exchange(from.0, to.0, SeqCst, SeqCst).is_ok()
+    }
+
+    /// Is the port live, held or parked, or about to be?
+    #[inline]
+    pub(super) fn is_taken(self, offset: u32) -> bool {
+        let (word, bit) = self.word(offset);
+        let state = word.load(SeqCst) >> bit;
+        state & 1 != 0 && state >> 32 & 1 != 0
     }
 
     /// What the port is now, if it is not taken: a cheap look before [`Page::take`].
@@ -202,6 +388,10 @@ impl<'a> Page<'a> {
             self.give_resting(offset);
         } else {
             self.give_free(offset);
+        }
+        if offset >= self.ports() {
+            // The page has got a shorter life meanwhile.
+            self.take(offset);
         }
     }
 
@@ -246,6 +436,12 @@ impl<'a> Page<'a> {
         1 + (self.header[YOUNG].load(SeqCst) & 1)
     }
 
+    /// How often the generations have changed.
+    #[inline]
+    pub(super) fn flips(self) -> u64 {
+        self.header[YOUNG].load(SeqCst)
+    }
+
     /// The younger generation becomes the older one, unless that has happened since `seen` was counted.
     pub(super) fn flip(self, seen: u64) {
         // If it fails somebody else has flipped it, which is as good.
@@ -284,16 +480,38 @@ impl<'a> Page<'a> {
         }
     }
 
+    /// The offsets of the ports of a class at these ranks, which are in ascending order; each goes to `found` with its
+    /// place among the ranks. One pass for all.
+    pub(super) fn select_many(self, class: Preference, ranks: &[u32], mut found: impl FnMut(usize, u32)) {
+        let young = self.young();
+        let (mut next, mut before) = (0, 0);
+        for (index, word) in self.states.iter().enumerate() {
+            let Some(&rank) = ranks.get(next) else { return };
+            let mut ports = class.ports(word.load(SeqCst), young);
+            let end = before + ports.count_ones();
+            let mut at = before;
+            let mut wanted = rank;
+            while wanted < end {
+                while at < wanted {
+                    ports &= ports - 1;
+                    at += 1;
+                }
+                found(next, index as u32 * PORTS_PER_WORD + ports.trailing_zeros());
+                next += 1;
+                match ranks.get(next) {
+                    Some(&rank) => wanted = rank,
+                    None => return,
+                }
+            }
+            before = end;
+        }
+    }
+
     /// The offset of the `rank`th port of a class, if there still are that many.
     pub(super) fn select(self, class: Preference, mut rank: u32) -> Option<u32> {
         let young = self.young();
         for (index, word) in self.states.iter().enumerate() {
-            let (low, high) = halves(word.load(SeqCst));
-            let mut ports = match (class, young) {
-                (Preference::Free, _) => !(low | high),
-                (Preference::Young, 1) | (Preference::Old, 2) => low & !high,
-                _ => high & !low,
-            };
+            let mut ports = class.ports(word.load(SeqCst), young);
             let count = ports.count_ones();
             if rank < count {
                 for _ in 0..rank {
@@ -345,6 +563,12 @@ impl<'a> Page<'a> {
         self.header[FULL].store(0, SeqCst);
     }
 
+    /// No deadline in the page is earlier.
+    #[inline]
+    pub(super) fn base(self) -> Deadline {
+        Deadline::after(Time::from_millis(self.due()))
+    }
+
     #[inline]
     pub(super) fn is_due(self, now: Time) -> bool {
         self.due() <= now.as_millis()
@@ -352,7 +576,7 @@ impl<'a> Page<'a> {
 
     /// Ends every hold, park and rest whose time has passed. Returns true if a port became free.
     #[cold]
-    pub(super) fn sweep(self, now: Time) -> bool {
+    pub(super) fn sweep(self, now: Time, intent: Intent<'_>) -> bool {
         let due = self.due();
         let base = Deadline::after(Time::from_millis(due));
         // A release that we overlook here has read the old time and left it: so look again soon, whatever we find.
@@ -377,6 +601,7 @@ impl<'a> Page<'a> {
                     | (false, Class::Live | Class::Held | Class::Parked) => {}
                     _ if !deadline.passed(now) => next = next.min(deadline),
                     (true, class) => {
+                        intent.names(offset);
                         // Whoever changes the tag owns the port; nobody touches a taken port without one.
                         if self.swap_tag(offset, tag, Tag::NONE) {
                             if class == Class::Parked {
@@ -399,6 +624,7 @@ impl<'a> Page<'a> {
                 }
             }
         }
+        intent.is_done();
         // Only now, so that whoever dies in here leaves the page due. If it fails, a release or another sweep has set
         // a time that is as good.
         let _ = self.header[DUE].compare_exchange(due, next.time().as_millis(), SeqCst, SeqCst);
@@ -407,11 +633,16 @@ impl<'a> Page<'a> {
 
     /// Counts a parked port: before its tag says so, because whoever ends the park counts it out.
     pub(super) fn park(self) {
-        self.header[PARKED].fetch_add(1, SeqCst);
+        self.header[SHAPE].fetch_add(PARKED_ONE, SeqCst);
     }
 
     pub(super) fn unpark(self) {
-        self.header[PARKED].fetch_sub(1, SeqCst);
+        self.header[SHAPE].fetch_sub(PARKED_ONE, SeqCst);
+    }
+
+    /// Parked ports.
+    pub(super) fn parked(self) -> u32 {
+        (self.header[SHAPE].load(SeqCst) >> 32) as u32
     }
 
     /// Ports live or held: a population count, so that no acquire pays for a shared counter.
@@ -419,7 +650,7 @@ impl<'a> Page<'a> {
         let taken: u32 =
             self.states.iter().map(|w| halves(w.load(SeqCst))).map(|(l, h)| (l & h).count_ones()).sum();
         let past = self.states.len() as u32 * PORTS_PER_WORD - self.ports();
-        taken.saturating_sub(past).saturating_sub(self.header[PARKED].load(SeqCst) as u32)
+        taken.saturating_sub(past).saturating_sub(self.parked())
     }
 
     /// Raises the sampled high-water mark.
@@ -443,7 +674,7 @@ impl<'a> Page<'a> {
 
     /// Counts every port by looking at its tag.
     pub(super) fn counts(self, now: Time) -> Counts {
-        let base = Deadline::after(Time::from_millis(self.header[DUE].load(SeqCst)));
+        let base = self.base();
         let mut counts = Counts::default();
         let ports = self.ports();
         for (index, word) in self.states.iter().enumerate() {
@@ -474,6 +705,17 @@ impl<'a> Page<'a> {
         }
         counts
     }
+}
+
+const fn next_life(life: u64, state: u64) -> u64 {
+    ((life >> 2).wrapping_add(1)) << 2 | state
+}
+
+/// The bits of a state word, which begins with port `first`, of ports past the end.
+fn past_end(first: u32, ports: u32) -> u64 {
+    let inside = ports.saturating_sub(first).min(PORTS_PER_WORD);
+    let past = LOW & (LOW << inside);
+    past | past << 32
 }
 
 /// The two state planes of a word.

@@ -3,7 +3,11 @@
 use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::net::PortRange;
+use crate::net::{PortRange, Protocol};
+
+use super::granules::Method;
+use super::quota::QuotaSlot;
+use super::records::Record;
 
 /// The identity of an egress pool inside one edge. A connection pool must key on it: a connection opened for one
 /// tenant's pool must never be reused for another's.
@@ -19,6 +23,8 @@ pub struct GranuleSlot(pub(super) u32);
 pub(super) struct Source {
     pub(super) granule: GranuleSlot,
     pub(super) ip: IpAddr,
+    /// Is a port used towards every origin by one lease?
+    pub(super) is_wildcard: bool,
     pub(super) lo: u16,
     /// Ports of all sources before this one.
     pub(super) first: u32,
@@ -31,24 +37,34 @@ pub(super) struct Sources {
     ports: u32,
     /// Ports of every source, if it is the same power of two for all.
     shift: Option<u32>,
+    /// Are the ports used towards every origin by one lease, if it is the same for all?
+    is_wildcard: Option<bool>,
 }
 
 impl Sources {
-    fn new(mut granules: Vec<(GranuleSlot, IpAddr, PortRange)>) -> Self {
-        granules.sort_unstable_by_key(|&(_, ip, range)| (ip, range));
+    fn new(mut granules: Vec<(GranuleSlot, IpAddr, PortRange, Method)>) -> Self {
+        granules.sort_unstable_by_key(|&(_, ip, range, _)| (ip, range));
         granules.dedup();
         let mut ports = 0;
-        let list = granules
+        let list: Box<[Source]> = granules
             .iter()
-            .map(|&(granule, ip, range)| {
+            .map(|&(granule, ip, range, method)| {
                 let first = ports;
                 ports += range.len();
-                Source { granule, ip, lo: range.lo(), first }
+                Source { granule, ip, is_wildcard: method.is_wildcard(), lo: range.lo(), first }
             })
             .collect();
         let len = granules.first().map_or(0, |g| g.2.len());
         let equal = len.is_power_of_two() && granules.iter().all(|g| g.2.len() == len);
-        Self { list, ports, shift: equal.then(|| len.trailing_zeros()) }
+        let wildcard = list.first().is_some_and(|s| s.is_wildcard);
+        let is_wildcard = list.iter().all(|s| s.is_wildcard == wildcard).then_some(wildcard);
+        Self { list, ports, shift: equal.then(|| len.trailing_zeros()), is_wildcard }
+    }
+
+    /// Are the ports used towards every origin by one lease, if it is the same for all sources?
+    #[inline]
+    pub(super) fn is_wildcard(&self) -> Option<bool> {
+        self.is_wildcard
     }
 
     pub(super) fn list(&self) -> &[Source] {
@@ -95,39 +111,102 @@ impl Sources {
 
 /// The shares of one pool that this machine may grant from; made by `Table::pool`. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Pool(Arc<Inner>);
+pub struct Pool {
+    inner: Arc<Inner>,
+    quota: Option<QuotaSlot>,
+}
 
 #[derive(Debug)]
 struct Inner {
     table: u32,
     key: PoolKey,
-    v4: Sources,
-    v6: Sources,
+    /// By use, each for IPv4 and IPv6.
+    sources: [[Sources; 2]; 3],
+}
+
+/// What a source is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Use {
+    /// A connection whose port the table chooses.
+    Chosen,
+    /// A connection whose port the kernel chooses.
+    KernelRange,
+    /// An unconnected UDP socket.
+    Unconnected,
+}
+
+impl Use {
+    const fn of(method: Method) -> Self {
+        match method {
+            Method::Explicit | Method::Unique => Self::Chosen,
+            Method::KernelRange => Self::KernelRange,
+            Method::UnconnectedUdp => Self::Unconnected,
+        }
+    }
 }
 
 impl Pool {
-    pub(super) fn new(table: u32, key: PoolKey, granules: Vec<(GranuleSlot, IpAddr, PortRange)>) -> Self {
-        let (v4, v6) = granules.into_iter().partition(|g| g.1.is_ipv4());
-        Self(Arc::new(Inner { table, key, v4: Sources::new(v4), v6: Sources::new(v6) }))
+    pub(super) fn new(
+        table: u32,
+        key: PoolKey,
+        granules: Vec<(GranuleSlot, IpAddr, PortRange, Method)>,
+    ) -> Self {
+        let of = |wanted: Use, ipv6: bool| {
+            let some = granules.iter().filter(|g| Use::of(g.3) == wanted && g.1.is_ipv6() == ipv6);
+            Sources::new(some.copied().collect())
+        };
+        let sources = [Use::Chosen, Use::KernelRange, Use::Unconnected]
+            .map(|wanted| [of(wanted, false), of(wanted, true)]);
+        Self { inner: Arc::new(Inner { table, key, sources }), quota: None }
+    }
+
+    /// The same pool, whose leases count for a quota.
+    #[must_use]
+    pub fn under(&self, quota: QuotaSlot) -> Self {
+        Self { inner: Arc::clone(&self.inner), quota: Some(quota) }
     }
 
     /// The pool's identity.
     pub fn key(&self) -> PoolKey {
-        self.0.key
+        self.inner.key
     }
 
     /// How many ports a single origin of that family can be reached from: the capacity towards it.
     pub fn capacity(&self, ipv6: bool) -> u32 {
-        self.sources(ipv6).ports
+        self.sources(Use::Chosen, ipv6).ports + self.sources(Use::KernelRange, ipv6).ports
+    }
+
+    /// How many unconnected UDP sockets of that family there can be.
+    pub fn unconnected_capacity(&self, ipv6: bool) -> u32 {
+        self.sources(Use::Unconnected, ipv6).ports
     }
 
     #[inline]
     pub(super) fn table(&self) -> u32 {
-        self.0.table
+        self.inner.table
     }
 
     #[inline]
-    pub(super) fn sources(&self, ipv6: bool) -> &Sources {
-        if ipv6 { &self.0.v6 } else { &self.0.v4 }
+    pub(super) fn quota(&self) -> Option<QuotaSlot> {
+        self.quota
+    }
+
+    #[inline]
+    pub(super) fn sources(&self, wanted: Use, ipv6: bool) -> &Sources {
+        &self.inner.sources[wanted as usize][usize::from(ipv6)]
+    }
+
+    /// Are both the same pool, used by the same?
+    #[inline]
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner) && self.quota == other.quota
+    }
+}
+
+impl Source {
+    /// The record that a tuple of this source is in, if `record` is its origin's.
+    #[inline]
+    pub(super) fn record(&self, record: Record, protocol: Protocol) -> Record {
+        if self.is_wildcard { Record::any_origin(protocol) } else { record }
     }
 }

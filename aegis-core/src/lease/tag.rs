@@ -19,7 +19,7 @@ pub(super) const MAX_QUARANTINE_MS: u64 = (WINDOW - SLACK - 192) * QUANTUM_MS;
 /// One port's tag.
 ///
 /// ```text
-/// 1 wwwwwww gggggggg   live: worker number, generation
+/// 1 ooooooo gggggggg   live: owner number, generation
 /// 010 ddddddddddddd    held until d (the tuple must not be granted)
 /// 011 ddddddddddddd    parked until d (a stranger on the host has it)
 /// 000 ddddddddddddd    not taken; resting until d if the state says so
@@ -39,8 +39,13 @@ pub(super) enum Class {
 impl Tag {
     pub(super) const NONE: Self = Self(0);
 
-    pub(super) const fn live(worker: WorkerNumber, generation: u8) -> Self {
-        Self(0x8000 | (worker.0 as u16) << 8 | generation as u16)
+    pub(super) const fn live(owner: OwnerNumber, generation: u8) -> Self {
+        Self(0x8000 | (owner.0 as u16) << 8 | generation as u16)
+    }
+
+    /// Whose the tag of a live port is.
+    pub(super) const fn owner(self) -> OwnerNumber {
+        OwnerNumber((self.0 >> 8) as u8 & 0x7f)
     }
 
     pub(super) const fn held(deadline: Deadline) -> Self {
@@ -71,12 +76,12 @@ impl Tag {
     }
 }
 
-/// A worker's number in the tags: 0 to 126.
+/// An owner's number in the tags: 0 to 126. An owner is a process: what dies, dies together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct WorkerNumber(pub(super) u8);
+pub(super) struct OwnerNumber(pub(super) u8);
 
-/// The number of different [`WorkerNumber`]s.
-pub(super) const MAX_WORKERS: u8 = 127;
+/// The number of different [`OwnerNumber`]s.
+pub(super) const MAX_OWNERS: u8 = 127;
 
 /// A moment in whole quanta, rounded up.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -98,6 +103,18 @@ impl Deadline {
 
     const fn low_bits(self) -> u16 {
         (self.0 % WINDOW) as u16
+    }
+
+    /// The low `bits` bits.
+    pub(super) const fn low(self, bits: u32) -> u64 {
+        self.0 & ((1 << bits) - 1)
+    }
+
+    /// The deadline nearest to `now` with these low bits.
+    pub(super) const fn near(low: u64, bits: u32, now: Time) -> Self {
+        let window = 1 << bits;
+        let first = Self::after(now).0.saturating_sub(window / 2);
+        Self(first + low.wrapping_sub(first) % window)
     }
 }
 
@@ -122,8 +139,8 @@ mod tests {
     #[test]
     fn classes_do_not_mix() {
         let d = Deadline(WINDOW - 1);
-        assert_eq!(Tag::live(WorkerNumber(MAX_WORKERS - 1), 255).class(), Class::Live);
-        assert_eq!(Tag::live(WorkerNumber(0), 0).class(), Class::Live);
+        assert_eq!(Tag::live(OwnerNumber(MAX_OWNERS - 1), 255).class(), Class::Live);
+        assert_eq!(Tag::live(OwnerNumber(0), 0).class(), Class::Live);
         assert_eq!(Tag::held(d).class(), Class::Held);
         assert_eq!(Tag::parked(d).class(), Class::Parked);
         assert_eq!(Tag::resting(d).class(), Class::NotTaken);

@@ -1,31 +1,22 @@
-//! Who acquires: a thread or process with its own random generator, owner number and counters.
+//! Who acquires: a thread or process with its own random generator, words and counters.
 
 use core::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::net::Origin;
-use crate::sync::{
-    AtomicU64,
-    Ordering::{Relaxed, Release, SeqCst},
-};
+use crate::net::{Origin, PortRange, Protocol};
+use crate::sync::Ordering::SeqCst;
 use crate::time::Time;
 
+use super::acquire::{Acquired, Hand, Target};
 use super::choice::{Choice, Seed};
-use super::granules::is_owned;
-use super::map::{WORKER_ATTACHED, WORKER_GRANTED, WORKER_INTENT};
-use super::page::{Candidates, Page, Preference};
-use super::pool::{Pool, Sources};
-use super::table::{Table, Verdict};
-use super::tag::{Tag, WorkerNumber};
-use super::{AcquireError, Heap, Lease, Memory};
-
-/// Random draws before the free ports are counted. At 80 % full 15 draws miss once in 28 times; more draws would
-/// cost more than the count they save.
-const DRAWS: u32 = 15;
-
-/// An [`OriginHandle`] remembers pages of pools up to this many granules.
-const REMEMBERED: usize = 64;
+use super::handle::{OriginHandle, Remembered};
+use super::map::WORKER_OWNER;
+use super::pool::{GranuleSlot, Pool, PoolKey, Sources, Use};
+use super::records::Record;
+use super::slot::Slot;
+use super::table::Table;
+use super::{AcquireError, Closed, Heap, Lease, Memory, Rejected, Tuple};
 
 /// A thread or process that acquires. Not shared: each has its own.
 ///
@@ -34,53 +25,64 @@ const REMEMBERED: usize = 64;
 pub struct Worker<M: Memory = Heap> {
     table: Arc<Table<M>>,
     hand: Hand,
+    remembered: Remembered,
 }
 
-/// All of a worker but its table, so that both can be borrowed at once.
-#[derive(Debug)]
-struct Hand {
-    number: WorkerNumber,
-    generation: u8,
-    doubts: u64,
-    choice: Choice,
-    /// What the last count found, source by source.
-    counts: Vec<Candidates>,
-}
-
-/// One origin as seen from one pool: spares a worker the look-up at every acquire.
-#[derive(Clone, Debug)]
-pub struct OriginHandle {
-    pool: Pool,
+/// The right to connect once from a range of ports, of which the kernel chooses one: set `IP_LOCAL_PORT_RANGE` to it, and
+/// complete the lease with the port that it was.
+///
+/// It keeps nothing from others: the kernel is who says whether a port is free. Dropped, it leaves nothing behind.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[must_use = "complete it after connect"]
+pub struct RangeLease {
+    granule: GranuleSlot,
+    source_ip: core::net::IpAddr,
+    range: PortRange,
     origin: Origin,
-    record: u32,
-    /// Page index + 1 of each source, as far as known.
-    pages: Box<[u32]>,
+    pool: PoolKey,
 }
 
-impl OriginHandle {
-    /// The origin.
+impl RangeLease {
+    /// Bind the socket to this address, port 0.
+    pub fn source_ip(&self) -> core::net::IpAddr {
+        self.source_ip
+    }
+
+    /// The ports that the kernel may choose among.
+    pub fn range(&self) -> PortRange {
+        self.range
+    }
+
+    /// Connect the socket there.
     pub fn origin(&self) -> &Origin {
         &self.origin
     }
 
-    /// The pool.
-    pub fn pool(&self) -> &Pool {
-        &self.pool
+    /// The egress pool: part of the key of every connection pool.
+    pub fn pool(&self) -> PoolKey {
+        self.pool
     }
 }
 
-/// What one acquire looks at.
-struct Target<'a, M: Memory> {
-    table: &'a Table<M>,
-    pool: &'a Pool,
-    sources: &'a Sources,
-    origin: &'a Origin,
-    record: u32,
-    pages: &'a mut [u32],
-    now: Time,
+/// Why a lease of a range was not completed. The socket is still open: close it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompleteError {
+    /// The kernel chose a port outside the range, as it does when `IP_LOCAL_PORT_RANGE` is not supported, or lies outside
+    /// of `net.ipv4.ip_local_port_range`. Answers to that port go to another machine.
+    #[error(
+        "the kernel chose port {port} outside {range}: close the socket, and check net.ipv4.ip_local_port_range"
+    )]
+    Outside {
+        /// The kernel's choice.
+        port: u16,
+        /// The range that was leased.
+        range: PortRange,
+    },
+    /// No lease could be made of it.
+    #[error(transparent)]
+    Refused(#[from] AcquireError),
 }
-
-type Acquired<T = Lease> = core::result::Result<T, AcquireError>;
 
 impl<M: Memory> Worker<M> {
     /// Attaches a worker to a table. `seed` must be nobody else's.
@@ -88,9 +90,10 @@ impl<M: Memory> Worker<M> {
     /// # Errors
     /// As many workers as the table was made for are attached.
     pub fn attach(table: Arc<Table<M>>, seed: Seed) -> Result<Self> {
+        let owner = u64::from(table.owner().0) + 1;
         let free = (0..table.config().workers).find(|&number| {
-            let attached = &table.worker_words(number)[WORKER_ATTACHED];
-            attached.compare_exchange(0, 1, SeqCst, SeqCst).is_ok()
+            let attached = &table.worker_words(number)[WORKER_OWNER];
+            attached.compare_exchange(0, owner, SeqCst, SeqCst).is_ok()
         });
         let Some(number) = free else {
             return Err(Error::new(
@@ -98,11 +101,8 @@ impl<M: Memory> Worker<M> {
                 format!("all {} workers of the lease table are attached; drop one", table.config().workers),
             ));
         };
-        let mut choice = Choice::new(seed);
-        // The number may have had another owner: its last generations are unlikely to come again at once.
-        let generation = choice.below(256) as u8;
-        let hand = Hand { number: WorkerNumber(number), generation, doubts: 0, choice, counts: Vec::new() };
-        Ok(Self { table, hand })
+        let hand = Hand::new(table.owner(), number, Choice::new(seed));
+        Ok(Self { table, hand, remembered: Remembered::default() })
     }
 
     /// The table.
@@ -115,10 +115,9 @@ impl<M: Memory> Worker<M> {
     /// # Errors
     /// [`AcquireError`], but never `Exhausted`.
     pub fn origin(&self, pool: &Pool, origin: Origin) -> Acquired<OriginHandle> {
-        let sources = self.sources(pool, &origin)?;
-        let remembered = if sources.list().len() <= REMEMBERED { sources.list().len() } else { 0 };
-        let record = self.table.origin_or_new(&origin)?;
-        Ok(OriginHandle { record, pages: vec![0; remembered].into(), pool: pool.clone(), origin })
+        let sources = sources(&self.table, pool, Use::Chosen, origin.ip().is_ipv6())?;
+        let record = self.table.origin_or_new(&origin, self.table.clock(Time::ZERO), self.slot())?;
+        Ok(OriginHandle::new(pool.clone(), origin, record, sources))
     }
 
     /// A lease of a free source ip:port of the pool towards the origin, chosen uniformly among all free ones; if
@@ -128,23 +127,28 @@ impl<M: Memory> Worker<M> {
     /// [`AcquireError`]; never `Exhausted` while a tuple is free or resting.
     #[inline]
     pub fn acquire(&mut self, handle: &mut OriginHandle, now: Time) -> Acquired {
-        let OriginHandle { pool, origin, record, pages } = handle;
-        let sources = self.sources(pool, origin)?;
-        let table = &*self.table;
-        let now = table.clock(now);
-        self.hand.acquire(&mut Target { table, pool, sources, origin, record: *record, pages, now })
+        acquire(&self.table, &mut self.hand, handle, now)
     }
 
     /// As [`Worker::acquire`], with the origin looked up.
     ///
     /// # Errors
     /// [`AcquireError`]; never `Exhausted` while a tuple is free or resting.
+    #[inline]
     pub fn acquire_to(&mut self, pool: &Pool, origin: &Origin, now: Time) -> Acquired {
-        let sources = self.sources(pool, origin)?;
-        let record = self.table.origin_or_new(origin)?;
         let table = &*self.table;
+        // Most connections go to an origin that others have just gone to.
+        if let Some(handle) = self.remembered.find(pool, origin) {
+            return acquire(table, &mut self.hand, handle, now);
+        }
+        let sources = sources(table, pool, Use::Chosen, origin.ip().is_ipv6())?;
+        let slot = Slot::new(table.worker_words(self.hand.number));
         let now = table.clock(now);
-        self.hand.acquire(&mut Target { table, pool, sources, origin, record, pages: &mut [], now })
+        let record = table.origin_or_new(origin, now, slot)?;
+        if let Some(handle) = self.remembered.seen_again(pool, origin, record, sources) {
+            return acquire(table, &mut self.hand, handle, now);
+        }
+        self.hand.acquire(&mut Target::new(table, pool, sources, Some(origin), record, now))
     }
 
     /// A lease of exactly this source ip:port of the pool towards the origin, if it is free or resting.
@@ -159,331 +163,136 @@ impl<M: Memory> Worker<M> {
         origin: &Origin,
         now: Time,
     ) -> Acquired {
-        let sources = self.sources(pool, origin)?;
-        let (index, offset) = sources.find(source).ok_or(AcquireError::NoShare)?;
-        let record = self.table.origin_or_new(origin)?;
         let table = &*self.table;
+        let sources = sources(table, pool, Use::Chosen, origin.ip().is_ipv6())?;
+        let (index, offset) = sources.find(source).ok_or(AcquireError::NoShare)?;
         let now = table.clock(now);
-        let mut target = Target { table, pool, sources, origin, record, pages: &mut [], now };
-        if !target.grants_from(index) {
-            return Err(AcquireError::NoShare);
+        let record = table.origin_or_new(origin, now, self.slot())?;
+        let mut target = Target::new(table, pool, sources, Some(origin), record, now);
+        self.hand.acquire_exactly(&mut target, index, offset)
+    }
+
+    /// A lease of a free source ip:port for an unconnected UDP socket: nobody else uses it, towards any destination.
+    ///
+    /// # Errors
+    /// As [`Worker::acquire`]; [`AcquireError::NoShare`] if the pool has no granules for such sockets.
+    pub fn acquire_unconnected(&mut self, pool: &Pool, ipv6: bool, now: Time) -> Acquired {
+        let table = &*self.table;
+        let sources = sources(table, pool, Use::Unconnected, ipv6)?;
+        let now = table.clock(now);
+        let record = Record::any_origin(Protocol::Udp);
+        self.hand.acquire(&mut Target::new(table, pool, sources, None, record, now))
+    }
+
+    /// A range of ports of the pool in which the kernel will find a free one towards the origin.
+    ///
+    /// # Errors
+    /// [`AcquireError::Exhausted`]: as far as the table knows, every port is live, held or parked; the others as
+    /// [`Worker::acquire`].
+    pub fn acquire_range(&mut self, pool: &Pool, origin: &Origin, now: Time) -> Acquired<RangeLease> {
+        let table = &*self.table;
+        let sources = sources(table, pool, Use::KernelRange, origin.ip().is_ipv6())?;
+        let now = table.clock(now);
+        let record = table.origin_or_new(origin, now, self.slot())?;
+        let mut target = Target::new(table, pool, sources, Some(origin), record, now);
+        let source = self.hand.choose_source(&mut target)?;
+        let source = &sources.list()[source];
+        let (source_ip, range, _) = table.granule(source.granule).ok_or(AcquireError::Corrupt)?;
+        Ok(RangeLease { granule: source.granule, source_ip, range, origin: *origin, pool: pool.key() })
+    }
+
+    /// Completes a lease of a range with the port that the kernel chose. The kernel's word counts: what was held here
+    /// is not there any more, and a lease whose socket is closed but which was not released yet ends by this.
+    ///
+    /// # Errors
+    /// [`CompleteError`]: the socket must be closed; nothing was leased.
+    pub fn complete(
+        &mut self,
+        pool: &Pool,
+        range: &RangeLease,
+        port: u16,
+        now: Time,
+    ) -> core::result::Result<Lease, CompleteError> {
+        if !range.range.contains(port) {
+            return Err(CompleteError::Outside { port, range: range.range });
         }
-        let page = target.page_or_new(index).ok_or(AcquireError::TooManyOrigins)?;
-        if table.page(page).is_due(now) {
-            table.sweep(table.page(page), now);
-        }
-        self.hand.claim(&target, index, table.page(page), page, offset).ok_or(AcquireError::InUse)
+        let source = SocketAddr::new(range.source_ip, port);
+        Ok(self.take(pool, Use::KernelRange, source, &range.origin, now, false)?)
+    }
+
+    /// A lease of a tuple whose connection exists already, as after a hot upgrade: also where its granule is draining, and
+    /// where it was held until now.
+    ///
+    /// # Errors
+    /// [`AcquireError::InUse`]: it is another lease's; [`AcquireError::NoShare`]: its source is not in the pool; the
+    /// others as [`Worker::acquire`].
+    pub fn adopt(&mut self, pool: &Pool, tuple: &Tuple, now: Time) -> Acquired {
+        self.take(pool, Use::Chosen, tuple.source, &tuple.origin, now, true)
+    }
+
+    fn take(
+        &mut self,
+        pool: &Pool,
+        wanted: Use,
+        source: SocketAddr,
+        origin: &Origin,
+        now: Time,
+        only_one: bool,
+    ) -> Acquired {
+        let table = &*self.table;
+        let sources = sources(table, pool, wanted, origin.ip().is_ipv6())?;
+        let (index, offset) = sources.find(source).ok_or(AcquireError::NoShare)?;
+        let now = table.clock(now);
+        let record = table.origin_or_new(origin, now, self.slot())?;
+        let mut target = Target::new(table, pool, sources, Some(origin), record, now);
+        self.hand.take_living(&mut target, index, offset, only_one)
+    }
+
+    /// Gives a lease back, as [`Table::release`]: cheaper where several processes share the table.
+    ///
+    /// # Errors
+    /// As [`Table::release`].
+    #[inline]
+    pub fn release(&mut self, lease: Lease, closed: Closed, now: Time) -> core::result::Result<(), Rejected> {
+        self.table.release_by(lease, closed, now, self.slot())
     }
 
     #[inline]
-    fn sources<'a>(&self, pool: &'a Pool, origin: &Origin) -> Acquired<&'a Sources> {
-        if pool.table() != self.table.id() {
-            return Err(AcquireError::ForeignPool);
-        }
-        let sources = pool.sources(origin.ip().is_ipv6());
-        if sources.ports() == 0 { Err(AcquireError::NoShare) } else { Ok(sources) }
+    fn slot(&self) -> Slot<'_> {
+        Slot::new(self.table.worker_words(self.hand.number))
     }
 }
 
-impl Hand {
-    #[inline]
-    fn acquire<M: Memory>(&mut self, target: &mut Target<'_, M>) -> Acquired {
-        let now = target.now;
-        let mut full_is_ruled_out = false;
-        // Most pools have one granule, and draws from a few often meet the same one: look its page up once.
-        let mut known = None;
-        for _ in 0..DRAWS {
-            let (drawn, sample) = self.choice.draw(target.sources.ports());
-            let (source, offset) = target.sources.locate(drawn);
-            let (index, page) = match known {
-                Some((seen, index, page)) if seen == source => (index, page),
-                _ => {
-                    let Some(index) = target.page_or_new(source) else { break };
-                    let page = target.table.page(index);
-                    if page.is_due(now) {
-                        target.table.sweep(page, now);
-                    }
-                    known = Some((source, index, page));
-                    (index, page)
-                }
-            };
-            let wanted = match page.peek(offset) {
-                Some(Preference::Free) => true,
-                Some(Preference::Old) => target.is_scarce(),
-                Some(Preference::Young) | None => false,
-            };
-            if wanted {
-                if let Some(lease) = self.claim(target, source, page, index, offset) {
-                    if sample {
-                        target.sample(source, page);
-                    }
-                    return Ok(lease);
-                }
-            }
-            if !full_is_ruled_out {
-                // Only now, because most first draws succeed.
-                if target.is_full() {
-                    return Err(target.refuse());
-                }
-                full_is_ruled_out = true;
-            }
-        }
-        self.search(target)
-    }
+#[inline]
+fn acquire<M: Memory>(table: &Table<M>, hand: &mut Hand, handle: &mut OriginHandle, now: Time) -> Acquired {
+    let OriginHandle { pool, origin, record, pages, stash } = handle;
+    let sources = sources(table, pool, Use::Chosen, origin.ip().is_ipv6())?;
+    let now = table.clock(now);
+    let mut target = Target::new(table, pool, sources, Some(origin), *record, now);
+    target.pages = pages;
+    target.stash = Some(stash);
+    let acquired = hand.acquire(&mut target);
+    *record = target.record;
+    acquired
+}
 
-    /// Takes one port, if it still can be had.
-    #[inline]
-    fn claim<M: Memory>(
-        &mut self,
-        target: &Target<'_, M>,
-        source: usize,
-        page: Page<'_>,
-        index: u32,
-        offset: u32,
-    ) -> Option<Lease> {
-        let table = target.table;
-        let source = &target.sources.list()[source];
-        let state = table.state_word(source.granule);
-        if !is_owned(state) {
-            return None;
-        }
-        let words = table.worker_words(self.number.0);
-        // Written before the claim, so that whoever finds a port taken but not tagged knows where to look.
-        words[WORKER_INTENT].store(u64::from(index) << 32 | u64::from(offset + 1), Release);
-        let lease = page.take(offset).and_then(|taken| match table.verdict(state, offset, target.now) {
-            Verdict::Grant => {
-                self.generation = self.generation.wrapping_add(1);
-                let tag = Tag::live(self.number, self.generation);
-                page.set_tag(offset, tag);
-                Some(Lease {
-                    origin: *target.origin,
-                    source_ip: source.ip,
-                    source_port: source.lo + offset as u16,
-                    offset: offset as u16,
-                    tag,
-                    page: index,
-                    pool: target.pool.key(),
-                    table: table.id(),
-                })
-            }
-            Verdict::NotOwned => {
-                page.put_back(offset, taken);
-                None
-            }
-            Verdict::Parked(tag) => {
-                table.park_tuple(page, offset, tag, target.now);
-                None
-            }
-        });
-        words[WORKER_INTENT].store(0, Release);
-        if lease.is_some() {
-            add_one(&words[WORKER_GRANTED]);
-        }
-        lease
+#[inline]
+fn sources<'a, M: Memory>(
+    table: &Table<M>,
+    pool: &'a Pool,
+    wanted: Use,
+    ipv6: bool,
+) -> Acquired<&'a Sources> {
+    if pool.table() != table.id() {
+        return Err(AcquireError::ForeignPool);
     }
-
-    /// Counts what there is and draws a rank, so that a free tuple is found if there is one.
-    #[cold]
-    fn search<M: Memory>(&mut self, target: &mut Target<'_, M>) -> Acquired {
-        let mut doubt = None;
-        // No page can be made for a granule that has none: its ports are out of reach.
-        let mut no_room = false;
-        loop {
-            let total = self.count(target, no_room);
-            let (class, among) = match (total, doubt) {
-                (Candidates { free: 1.., .. }, _) => (Preference::Free, total.free),
-                (Candidates { old: 1.., .. }, _) => (Preference::Old, total.old),
-                (Candidates { young: 1.., .. }, _) => (Preference::Young, total.young),
-                _ if no_room => return Err(AcquireError::TooManyOrigins),
-                (_, None) => {
-                    let token = self.token();
-                    target.each_page(|page| page.doubt_full(token));
-                    doubt = Some(token);
-                    continue;
-                }
-                (_, Some(token)) => {
-                    target.each_page(|page| page.mark_full(token));
-                    if let Some(index) = target.page(0) {
-                        target.sample(0, target.table.page(index));
-                    }
-                    return Err(target.refuse());
-                }
-            };
-            if doubt.take().is_some() {
-                target.each_page(|page| page.clear_doubt());
-            }
-            if class != Preference::Free && !target.is_scarce() {
-                target.set_scarce();
-            }
-            let mut rank = self.choice.below(among);
-            let source = self.counts.iter().position(|count| {
-                let here = count.of(class);
-                let inside = rank < here;
-                rank -= if inside { 0 } else { here };
-                inside
-            });
-            let source = source.expect("the rank is below the sum of the counts");
-            let Some(index) = target.page_or_new(source) else {
-                no_room = true;
-                continue;
-            };
-            let page = target.table.page(index);
-            // If it fails somebody else was faster, or the port is a stranger's: count again.
-            let lease =
-                page.select(class, rank).and_then(|offset| self.claim(target, source, page, index, offset));
-            if let Some(lease) = lease {
-                if class == Preference::Young {
-                    self.flip(target);
-                }
-                target.sample(source, page);
-                return Ok(lease);
-            }
-        }
-    }
-
-    /// Sweeps what is due and counts, source by source; returns the sum.
-    fn count<M: Memory>(&mut self, target: &mut Target<'_, M>, no_room: bool) -> Candidates {
-        self.counts.clear();
-        let mut total = Candidates::default();
-        for source in 0..target.sources.list().len() {
-            let count = match target.page(source) {
-                _ if !target.grants_from(source) => Candidates::default(),
-                Some(index) => {
-                    let page = target.table.page(index);
-                    if page.is_due(target.now) {
-                        target.table.sweep(page, target.now);
-                    }
-                    page.candidates()
-                }
-                None if no_room => Candidates::default(),
-                None => Candidates { free: target.sources.ports_of(source), ..Candidates::default() },
-            };
-            total.free += count.free;
-            total.old += count.old;
-            total.young += count.young;
-            self.counts.push(count);
-        }
-        total
-    }
-
-    /// The older generation is used up in every page: the younger one takes its place.
-    fn flip<M: Memory>(&self, target: &mut Target<'_, M>) {
-        for (source, count) in self.counts.iter().enumerate() {
-            if let Some(index) = target.page(source) {
-                target.table.page(index).flip(count.flips);
-            }
-        }
-    }
-
-    /// Odd, and different for every doubt of every worker.
-    fn token(&mut self) -> u64 {
-        self.doubts += 1;
-        self.doubts << 8 | u64::from(self.number.0) << 1 | 1
-    }
+    let sources = pool.sources(wanted, ipv6);
+    if sources.ports() == 0 { Err(AcquireError::NoShare) } else { Ok(sources) }
 }
 
 impl<M: Memory> Drop for Worker<M> {
     fn drop(&mut self) {
-        self.table.worker_words(self.hand.number.0)[WORKER_ATTACHED].store(0, SeqCst);
+        let words = self.table.worker_words(self.hand.number);
+        words[WORKER_OWNER].store(0, SeqCst);
     }
-}
-
-impl<M: Memory> Target<'_, M> {
-    /// The page of a source, if there is one.
-    #[inline]
-    fn page(&mut self, source: usize) -> Option<u32> {
-        match self.pages.get(source) {
-            Some(&known @ 1..) => Some(known - 1),
-            _ => self.look_up(source),
-        }
-    }
-
-    #[cold]
-    fn look_up(&mut self, source: usize) -> Option<u32> {
-        let page = self.table.find_page(self.record, self.sources.list()[source].granule)?;
-        Some(self.remember(source, page))
-    }
-
-    /// The page of a source; `None` if the table has no room for it.
-    #[inline]
-    fn page_or_new(&mut self, source: usize) -> Option<u32> {
-        match self.page(source) {
-            Some(page) => Some(page),
-            None => self.new_page(source),
-        }
-    }
-
-    #[cold]
-    fn new_page(&mut self, source: usize) -> Option<u32> {
-        let page = self.table.page_or_new(self.record, self.sources.list()[source].granule)?;
-        Some(self.remember(source, page))
-    }
-
-    fn remember(&mut self, source: usize, page: u32) -> u32 {
-        if let Some(known) = self.pages.get_mut(source) {
-            *known = page + 1;
-        }
-        page
-    }
-
-    /// Is there a page for every source, and is each known to be full?
-    #[inline]
-    fn is_full(&mut self) -> bool {
-        let now = self.now;
-        (0..self.sources.list().len())
-            .all(|source| self.page(source).is_some_and(|page| self.table.is_full(page, now)))
-    }
-
-    fn each_page(&mut self, mut visit: impl FnMut(Page<'_>)) {
-        for source in 0..self.sources.list().len() {
-            if let Some(page) = self.page(source) {
-                visit(self.table.page(page));
-            }
-        }
-    }
-
-    fn grants_from(&self, source: usize) -> bool {
-        is_owned(self.table.state_word(self.sources.list()[source].granule))
-    }
-
-    /// Is it known that no tuple of the pool is free towards the origin, so that resting ones are as good?
-    fn is_scarce(&self) -> bool {
-        let scarce = self.table.scarce(self.record).load(SeqCst);
-        scarce as u8 == self.pool.key().0 as u8 && self.now.as_millis() < scarce >> 8
-    }
-
-    /// Remembers it until the first rest or hold ends. One pool per origin is remembered, by the low byte of its
-    /// key: a hint that is missing or wrong changes what is preferred, never what may be granted.
-    fn set_scarce(&mut self) {
-        let mut until = u64::MAX >> 8;
-        self.each_page(|page| until = until.min(page.due()));
-        self.table.scarce(self.record).store(until << 8 | u64::from(self.pool.key().0 as u8), SeqCst);
-    }
-
-    /// Raises the high-water mark of one egress IP towards the origin.
-    #[cold]
-    fn sample(&self, source: usize, page: Page<'_>) {
-        let row = self.sources.row(source);
-        let occupied = match row.len() {
-            1 => page.occupied(),
-            _ => self.table.occupied(self.record, &self.sources.list()[row]),
-        };
-        page.raise_peak(occupied);
-    }
-
-    fn refuse(&mut self) -> AcquireError {
-        if !(0..self.sources.list().len()).any(|source| self.grants_from(source)) {
-            return AcquireError::NoShare;
-        }
-        if let Some(index) = self.page(0) {
-            self.table.page(index).count_refusal();
-        }
-        AcquireError::Exhausted
-    }
-}
-
-/// Counters have one writer: no locked instruction is needed.
-#[inline]
-fn add_one(counter: &AtomicU64) {
-    counter.store(counter.load(Relaxed) + 1, Relaxed);
 }

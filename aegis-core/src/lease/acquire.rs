@@ -1,0 +1,852 @@
+//! How one source is chosen and taken: draw, and if that does not find a free one, count and draw a rank.
+
+use crate::net::{Origin, Protocol};
+use crate::sync::{
+    AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
+use crate::time::Time;
+
+use super::choice::Choice;
+use super::grant::At;
+use super::granules::Verdict;
+use super::handle::{STASHED, Stash, Stashed};
+use super::home::{Home, Single, What};
+use super::map::WORKER_GRANTED;
+use super::page::{Candidates, Page, Preference};
+use super::pages::{NoPage, PageRef};
+use super::pool::{Pool, Source, Sources};
+use super::records::Record;
+use super::release::End;
+use super::slot::Slot;
+use super::table::Table;
+use super::tag::{Class, OwnerNumber, Tag};
+use super::{AcquireError, Lease, Memory};
+
+pub(super) type Acquired<T = Lease> = Result<T, AcquireError>;
+
+/// Random draws before the free ports are counted. At 80 % full 15 draws miss once in 28 times; more draws would
+/// cost more than the count they save.
+const DRAWS: u32 = 15;
+
+/// Rounds that find something which then is gone: each has seen somebody else succeed. So many in a row mean that the
+/// table's memory says what is not true.
+const ROUNDS: u32 = 1 << 16;
+
+/// What acquires: all of a worker but its table, so that both can be borrowed at once.
+#[derive(Debug)]
+pub(super) struct Hand {
+    owner: OwnerNumber,
+    pub(super) number: u16,
+    generation: u8,
+    doubts: u64,
+    choice: Choice,
+    /// What the last count found, source by source.
+    counts: Vec<Candidates>,
+    /// It left out egress IPs that have reached the limit towards the origin.
+    limited: bool,
+}
+
+/// What one acquire looks at.
+pub(super) struct Target<'a, M: Memory> {
+    table: &'a Table<M>,
+    pool: &'a Pool,
+    sources: &'a Sources,
+    /// `None`: towards all.
+    origin: Option<&'a Origin>,
+    protocol: Protocol,
+    pub(super) record: Record,
+    pub(super) pages: &'a mut [PageRef],
+    pub(super) stash: Option<&'a mut Stash>,
+    now: Time,
+}
+
+impl<'a, M: Memory> Target<'a, M> {
+    #[inline]
+    pub(super) fn new(
+        table: &'a Table<M>,
+        pool: &'a Pool,
+        sources: &'a Sources,
+        origin: Option<&'a Origin>,
+        record: Record,
+        now: Time,
+    ) -> Self {
+        let protocol = origin.map_or(Protocol::Udp, Origin::protocol);
+        Self { table, pool, sources, origin, protocol, record, pages: &mut [], stash: None, now }
+    }
+}
+
+impl Hand {
+    pub(super) fn new(owner: OwnerNumber, number: u16, mut choice: Choice) -> Self {
+        // The number may have had another owner: its last generations are unlikely to come again at once.
+        let generation = choice.below(256) as u8;
+        Self { owner, number, generation, doubts: 0, choice, counts: Vec::new(), limited: false }
+    }
+
+    #[inline]
+    fn slot<'a, M: Memory>(&self, table: &'a Table<M>) -> Slot<'a> {
+        Slot::new(table.worker_words(self.number))
+    }
+
+    #[inline]
+    pub(super) fn acquire<M: Memory>(&mut self, target: &mut Target<'_, M>) -> Acquired {
+        if target.pool.quota().is_some() || target.table.config().per_origin != 0 {
+            return self.acquire_limited(target);
+        }
+        let lease = match self.from_stash(target) {
+            Some(lease) => lease,
+            None => self.draw(target)?,
+        };
+        self.count_granted(target.table);
+        Ok(lease)
+    }
+
+    /// As [`Hand::acquire`], where limits are set.
+    #[cold]
+    fn acquire_limited<M: Memory>(&mut self, target: &mut Target<'_, M>) -> Acquired {
+        // Counted first, so that nothing has to be undone when the quota is reached.
+        self.under_quota(target.table, target.pool, |hand| {
+            let lease = match target.table.config().per_origin {
+                // Draws would not know which egress IPs have reached their limit.
+                1.. => hand.search(target)?,
+                0 => match hand.from_stash(target) {
+                    Some(lease) => lease,
+                    None => hand.draw(target)?,
+                },
+            };
+            hand.count_granted(target.table);
+            Ok(lease)
+        })
+    }
+
+    fn under_quota<M: Memory>(
+        &mut self,
+        table: &Table<M>,
+        pool: &Pool,
+        acquire: impl FnOnce(&mut Self) -> Acquired,
+    ) -> Acquired {
+        let Some(quota) = pool.quota() else { return acquire(self) };
+        table.count_quota(quota)?;
+        let lease = acquire(self);
+        if lease.is_err() {
+            table.uncount(quota.0 + 1, self.owner);
+        }
+        lease
+    }
+
+    #[inline]
+    fn count_granted<M: Memory>(&self, table: &Table<M>) {
+        // One writer: no locked instruction is needed.
+        let granted = &table.worker_words(self.number)[WORKER_GRANTED];
+        granted.store(granted.load(Relaxed) + 1, Relaxed);
+    }
+
+    #[inline]
+    fn draw<M: Memory>(&mut self, target: &mut Target<'_, M>) -> Acquired {
+        let now = target.now;
+        let mut full_is_ruled_out = false;
+        // Most pools have one granule, and draws from a few often meet the same one: look its page up once.
+        let mut known = None;
+        for _ in 0..DRAWS {
+            let (drawn, sample) = self.choice.draw(target.sources.ports());
+            let (source, offset) = target.sources.locate(drawn);
+            let (found, page) = match known {
+                Some((seen, found, page)) if seen == source => (found, page),
+                _ => {
+                    let found = match target.page(source) {
+                        Some(found) => found,
+                        None => match self.from_home(target, source, offset)? {
+                            Some(lease) => return Ok(lease),
+                            None => match target.page(source) {
+                                Some(found) => found,
+                                None => break,
+                            },
+                        },
+                    };
+                    let page = target.table.page(found.index);
+                    if page.is_due(now) {
+                        target.table.sweep(found.index, page, now, self.slot(target.table));
+                    }
+                    known = Some((source, found, page));
+                    (found, page)
+                }
+            };
+            let wanted = match page.peek(offset) {
+                Some(Preference::Free) => true,
+                Some(Preference::Old) => target.is_scarce(),
+                Some(Preference::Young) | None => false,
+            };
+            if wanted {
+                if let Some(lease) = self.claim(target, source, page, found, offset) {
+                    if sample {
+                        target.sample(source, page);
+                    }
+                    return Ok(lease);
+                }
+            }
+            if !full_is_ruled_out {
+                // Only now, because most first draws succeed.
+                if target.is_full() {
+                    return Err(target.refuse());
+                }
+                full_is_ruled_out = true;
+            }
+        }
+        self.search(target)
+    }
+
+    /// For an origin that has no page for this source: takes the source in the origin's home word, or makes the page.
+    #[cold]
+    fn from_home<M: Memory>(
+        &mut self,
+        target: &mut Target<'_, M>,
+        source: usize,
+        offset: u32,
+    ) -> Acquired<Option<Lease>> {
+        let table = target.table;
+        let slot = self.slot(table);
+        let place = &target.sources.list()[source];
+        for _ in 0..ROUNDS {
+            let word = table.home(target.record.index).load(SeqCst);
+            let home = Home::of(word, target.now);
+            if place.is_wildcard || !table.grants(place.granule, target.protocol, target.now) {
+                return target.make_page(source, slot);
+            }
+            match home {
+                Home::Empty { incarnation } if incarnation == target.record.incarnation => {
+                    return match self.claim_home(target, place, word, offset) {
+                        Ok(lease) => Ok(Some(lease)),
+                        Err(Missed::Changed) => continue,
+                        Err(Missed::NotThisOne) => target.make_page(source, slot),
+                    };
+                }
+                Home::Empty { .. } | Home::Closed => target.renew(slot)?,
+                Home::Single(single) if single.what.is_over(target.now) => {
+                    table.forget_single(target.record, word);
+                }
+                Home::Single(Single { what: What::Resting(_), .. }) => match target.make_page(source, slot) {
+                    // No page is to be had: rest is forgotten.
+                    Err(AcquireError::TooManyOrigins) => table.forget_single(target.record, word),
+                    made => return made,
+                },
+                Home::Single(_) | Home::Pages { .. } => return target.make_page(source, slot),
+            }
+        }
+        Err(AcquireError::Corrupt)
+    }
+
+    /// Takes a source as the only tuple of its origin.
+    fn claim_home<M: Memory>(
+        &mut self,
+        target: &Target<'_, M>,
+        place: &Source,
+        word: u64,
+        offset: u32,
+    ) -> Result<Lease, Missed> {
+        let table = target.table;
+        let tag = self.next_tag();
+        let single = Single { granule: place.granule.0, offset, what: What::Live(tag) };
+        let home = table.home(target.record.index);
+        if home.compare_exchange(word, Home::Single(single).word(), SeqCst, SeqCst).is_err() {
+            return Err(Missed::Changed);
+        }
+        let lease = self.lease(target, At::Home(target.record.index), offset, tag);
+        let slot = self.slot(table);
+        // Claim, then look: as with a port in a page.
+        match table.verdict(place.granule, target.protocol, offset, target.now, slot) {
+            Verdict::Grant => Ok(lease),
+            Verdict::NotOwned | Verdict::Parked(_) => {
+                let lease = without_quota(&lease);
+                let _ = table.end(&lease, target.now, slot, |_, _| End::Free);
+                Err(Missed::NotThisOne)
+            }
+        }
+    }
+
+    fn next_tag(&mut self) -> Tag {
+        self.generation = self.generation.wrapping_add(1);
+        Tag::live(self.owner, self.generation)
+    }
+
+    #[inline]
+    fn lease<M: Memory>(&self, target: &Target<'_, M>, at: At, offset: u32, tag: Tag) -> Lease {
+        let quota = target.pool.quota().map_or(0, |quota| quota.0 + 1);
+        Lease::new(at, offset, tag, target.table.id(), target.pool.key(), quota)
+    }
+
+    /// Takes one port, if it still can be had.
+    #[inline]
+    fn claim<M: Memory>(
+        &mut self,
+        target: &mut Target<'_, M>,
+        source: usize,
+        page: Page<'_>,
+        found: PageRef,
+        offset: u32,
+    ) -> Option<Lease> {
+        let table = target.table;
+        let place = &target.sources.list()[source];
+        // The page is in memory that others write to; what a source has is not.
+        if offset >= target.sources.ports_of(source)
+            || !table.grants(place.granule, target.protocol, target.now)
+        {
+            return None;
+        }
+        let slot = self.slot(table);
+        let intent = slot.intent(found.index);
+        // Named before the claim, so that whoever finds a port taken but not tagged knows where to look.
+        intent.names(offset);
+        let Some(taken) = page.take(offset) else {
+            intent.is_done();
+            return None;
+        };
+        if page.life() != found.life {
+            let identity = place.record(target.record, target.protocol).page(place.granule);
+            match page.settle(identity) {
+                Some(life) => target.remember(source, PageRef { life, ..found }),
+                None => {
+                    page.put_back(offset, taken);
+                    intent.is_done();
+                    target.forget(source);
+                    return None;
+                }
+            }
+        }
+        let lease = match table.verdict(place.granule, target.protocol, offset, target.now, slot) {
+            Verdict::Grant => {
+                let tag = self.next_tag();
+                page.set_tag(offset, tag);
+                Some(self.lease(target, At::Page(found.index), offset, tag))
+            }
+            Verdict::NotOwned => {
+                page.put_back(offset, taken);
+                None
+            }
+            Verdict::Parked(tag) => {
+                table.park_tuple(page, offset, tag, target.now);
+                None
+            }
+        };
+        intent.is_done();
+        lease
+    }
+
+    /// The next port that was drawn in advance.
+    #[inline]
+    fn from_stash<M: Memory>(&mut self, target: &mut Target<'_, M>) -> Option<Lease> {
+        loop {
+            let stash = target.stash.as_deref_mut()?;
+            let last = stash.len.checked_sub(1)?;
+            let Stashed { source, offset, flips } = stash.ports[last];
+            stash.len = last;
+            // Anything that may have brought a free port back has changed the hint.
+            let scarce = stash.scarce;
+            let stands = target.hint().is_some_and(|hint| hint.load(SeqCst) == scarce)
+                && target.now.as_millis() < scarce >> 8;
+            let source = source as usize;
+            let page = match stands.then(|| target.page(source)).flatten() {
+                Some(found) => found,
+                None => {
+                    target.stash.as_deref_mut()?.len = 0;
+                    return None;
+                }
+            };
+            let view = target.table.page(page.index);
+            if view.flips() == flips && view.peek(offset) == Some(Preference::Old) {
+                if let Some(lease) = self.claim(target, source, view, page, offset) {
+                    return Some(lease);
+                }
+            }
+        }
+    }
+
+    /// Counts what there is and draws a rank, so that a free tuple is found if there is one.
+    #[cold]
+    fn search<M: Memory>(&mut self, target: &mut Target<'_, M>) -> Acquired {
+        let mut doubt = None;
+        // No page can be made for a granule that has none: its ports are out of reach.
+        let mut no_room = false;
+        for _ in 0..ROUNDS {
+            let total = self.count(target, no_room);
+            let (class, among) = match (total, doubt) {
+                (Candidates { free: 1.., .. }, _) => (Preference::Free, total.free),
+                (Candidates { old: 1.., .. }, _) => (Preference::Old, total.old),
+                (Candidates { young: 1.., .. }, _) => {
+                    // The older generation is used up in every page: the younger one takes its place.
+                    self.flip(target);
+                    continue;
+                }
+                _ if no_room => return Err(AcquireError::TooManyOrigins),
+                _ if self.limited => return Err(AcquireError::OriginLimit),
+                (_, None) => {
+                    let token = self.token();
+                    target.each_granting_page(|page| page.doubt_full(token));
+                    doubt = Some(token);
+                    continue;
+                }
+                (_, Some(token)) => {
+                    target.each_granting_page(|page| page.mark_full(token));
+                    if let Some(found) = target.page(0) {
+                        target.sample(0, target.table.page(found.index));
+                    }
+                    return Err(target.refuse());
+                }
+            };
+            if doubt.take().is_some() {
+                target.each_granting_page(|page| page.clear_doubt());
+            }
+            if class == Preference::Old && !target.is_scarce() {
+                target.set_scarce();
+            }
+            let lease = match class {
+                Preference::Old if target.can_stash() => {
+                    self.fill_stash(target, among);
+                    self.from_stash(target)
+                }
+                _ => {
+                    let rank = self.choice.below(among);
+                    let (source, rank) = self.source_of(class, rank);
+                    let found = match target.page_or_new(source, self.slot(target.table)) {
+                        Ok(found) => found,
+                        Err(NoPage::Corrupt) => return Err(AcquireError::Corrupt),
+                        Err(NoPage::Stale) => {
+                            target.renew(self.slot(target.table))?;
+                            continue;
+                        }
+                        Err(NoPage::NoRoom) => {
+                            no_room = true;
+                            continue;
+                        }
+                    };
+                    let page = target.table.page(found.index);
+                    // If it fails somebody else was faster, or the port is a stranger's: count again.
+                    page.select(class, rank)
+                        .and_then(|offset| self.claim(target, source, page, found, offset))
+                        .and_then(|lease| self.within_limit(target, source, lease))
+                        .inspect(|_| target.sample(source, page))
+                }
+            };
+            if let Some(lease) = lease {
+                return Ok(lease);
+            }
+        }
+        Err(AcquireError::Corrupt)
+    }
+
+    /// The source that has the `rank`th port of a class, and the port's rank there.
+    fn source_of(&self, class: Preference, mut rank: u32) -> (usize, u32) {
+        let source = self.counts.iter().position(|count| {
+            let here = count.of(class);
+            let inside = rank < here;
+            rank -= if inside { 0 } else { here };
+            inside
+        });
+        (source.expect("the rank is below the sum of the counts"), rank)
+    }
+
+    /// Draws ports of the older generation in advance, all sequences of them equally likely.
+    fn fill_stash<M: Memory>(&mut self, target: &mut Target<'_, M>, among: u32) {
+        let scarce = target.hint().map_or(0, |hint| hint.load(SeqCst));
+        let mut ranks = [0; STASHED];
+        let drawn = self.choice.distinct(among, &mut ranks);
+        // In one pass over each page: by rank, each with its place in the sequence.
+        let mut order: [(u32, usize); STASHED] = core::array::from_fn(|place| (ranks[place], place));
+        let order = &mut order[..drawn];
+        order.sort_unstable();
+        let mut ports = [None; STASHED];
+        let (mut next, mut before) = (0, 0);
+        for (source, count) in self.counts.iter().enumerate() {
+            let end = before + count.old;
+            let here = order[next..].iter().take_while(|(rank, _)| *rank < end).count();
+            if here != 0 {
+                let mut local = [0; STASHED];
+                for (local, (rank, _)) in local.iter_mut().zip(&order[next..next + here]) {
+                    *local = rank - before;
+                }
+                if let Some(found) = target.page(source) {
+                    let page = target.table.page(found.index);
+                    page.select_many(Preference::Old, &local[..here], |nth, offset| {
+                        let place = order[next + nth].1;
+                        ports[place] = Some(Stashed { source: source as u32, offset, flips: count.flips });
+                    });
+                }
+                next += here;
+            }
+            before = end;
+        }
+        if let Some(stash) = target.stash.as_deref_mut() {
+            stash.len = 0;
+            stash.scarce = scarce;
+            for port in ports.into_iter().flatten() {
+                stash.ports[stash.len] = port;
+                stash.len += 1;
+            }
+        }
+    }
+
+    /// Sweeps what is due and counts, source by source; returns the sum.
+    fn count<M: Memory>(&mut self, target: &mut Target<'_, M>, no_room: bool) -> Candidates {
+        self.counts.clear();
+        self.limited = false;
+        let limit = target.table.config().per_origin;
+        let mut total = Candidates::default();
+        for source in 0..target.sources.list().len() {
+            let count = match target.page(source) {
+                _ if !target.grants_from(source) => Candidates::default(),
+                _ if limit != 0 && target.occupied(source) >= limit => {
+                    self.limited = true;
+                    Candidates::default()
+                }
+                Some(found) => {
+                    let page = target.table.page(found.index);
+                    if page.is_due(target.now) {
+                        target.table.sweep(found.index, page, target.now, self.slot(target.table));
+                    }
+                    page.candidates()
+                }
+                None if no_room => Candidates::default(),
+                None => Candidates { free: target.sources.ports_of(source), ..Candidates::default() },
+            };
+            total.free += count.free;
+            total.old += count.old;
+            total.young += count.young;
+            self.counts.push(count);
+        }
+        total
+    }
+
+    fn flip<M: Memory>(&self, target: &mut Target<'_, M>) {
+        for (source, count) in self.counts.iter().enumerate() {
+            if let Some(found) = target.page(source) {
+                target.table.page(found.index).flip(count.flips);
+            }
+        }
+    }
+
+    /// Odd, and different for every doubt of every worker.
+    fn token(&mut self) -> u64 {
+        self.doubts += 1;
+        self.doubts << 17 | u64::from(self.number) << 1 | 1
+    }
+
+    pub(super) fn acquire_exactly<M: Memory>(
+        &mut self,
+        target: &mut Target<'_, M>,
+        source: usize,
+        offset: u32,
+    ) -> Acquired {
+        if !target.grants_from(source) {
+            return Err(AcquireError::NoShare);
+        }
+        let (found, page) = self.page_for(target, source)?;
+        let (table, pool) = (target.table, target.pool);
+        self.under_quota(table, pool, |hand| {
+            let lease = hand.claim(target, source, page, found, offset).ok_or(AcquireError::InUse)?;
+            let lease = hand.within_limit(target, source, lease).ok_or(AcquireError::OriginLimit)?;
+            hand.count_granted(table);
+            Ok(lease)
+        })
+    }
+
+    /// Takes back a lease that is one too many towards its origin from its egress IP.
+    #[inline]
+    fn within_limit<M: Memory>(
+        &mut self,
+        target: &Target<'_, M>,
+        source: usize,
+        lease: Lease,
+    ) -> Option<Lease> {
+        let limit = target.table.config().per_origin;
+        if limit == 0 || target.occupied(source) <= limit {
+            return Some(lease);
+        }
+        // Claim, then look: nothing was sent from it.
+        let lease = without_quota(&lease);
+        let _ = target.table.end(&lease, target.now, self.slot(target.table), |_, _| End::Free);
+        None
+    }
+
+    /// The page of a source, swept.
+    fn page_for<'t, M: Memory>(
+        &mut self,
+        target: &mut Target<'t, M>,
+        source: usize,
+    ) -> Acquired<(PageRef, Page<'t>)> {
+        let table = target.table;
+        let slot = self.slot(table);
+        for _ in 0..ROUNDS {
+            match target.page_or_new(source, slot) {
+                Ok(found) => {
+                    let page = table.page(found.index);
+                    if page.is_due(target.now) {
+                        table.sweep(found.index, page, target.now, slot);
+                    }
+                    return Ok((found, page));
+                }
+                Err(NoPage::Stale) => target.renew(slot)?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(AcquireError::Corrupt)
+    }
+
+    /// A lease of a tuple that the kernel says lives: whatever it was here. Only one that is live already may be refused.
+    pub(super) fn take_living<M: Memory>(
+        &mut self,
+        target: &mut Target<'_, M>,
+        source: usize,
+        offset: u32,
+        only_one: bool,
+    ) -> Acquired {
+        let table = target.table;
+        let slot = self.slot(table);
+        let place = target.sources.list()[source];
+        for _ in 0..ROUNDS {
+            let (found, page) = self.page_for(target, source)?;
+            let identity = place.record(target.record, target.protocol).page(place.granule);
+            let intent = slot.intent(found.index);
+            intent.names(offset);
+            let tag = if let Some(taken) = page.take(offset) {
+                if page.settle(identity).is_none() {
+                    page.put_back(offset, taken);
+                    intent.is_done();
+                    target.forget(source);
+                    continue;
+                }
+                let tag = self.next_tag();
+                page.set_tag(offset, tag);
+                Some(tag)
+            } else {
+                let before = page.tag(offset);
+                let may = match before.class() {
+                    Class::Live => !only_one,
+                    Class::Held | Class::Parked => true,
+                    Class::NotTaken => false,
+                };
+                let tag = self.next_tag();
+                if may && page.swap_tag(offset, before, tag) {
+                    if before.class() == Class::Parked {
+                        page.unpark();
+                    }
+                    Some(tag)
+                } else if before.class() == Class::Live {
+                    intent.is_done();
+                    return Err(AcquireError::InUse);
+                } else {
+                    None
+                }
+            };
+            intent.is_done();
+            if let Some(tag) = tag {
+                self.count_granted(table);
+                // It exists, so no limit is in its way; but it counts.
+                if let Some(quota) = target.pool.quota() {
+                    table.count_anyway(quota);
+                }
+                return Ok(self.lease(target, At::Page(found.index), offset, tag));
+            }
+        }
+        Err(AcquireError::InUse)
+    }
+
+    /// A source in which some port is free or rests, each as likely as it has such ports.
+    pub(super) fn choose_source<M: Memory>(&mut self, target: &mut Target<'_, M>) -> Acquired<usize> {
+        let total = self.count(target, false);
+        let among = total.free + total.old + total.young;
+        if among == 0 {
+            return Err(target.refuse());
+        }
+        let mut rank = self.choice.below(among);
+        let source = self.counts.iter().position(|count| {
+            let here = count.free + count.old + count.young;
+            let inside = rank < here;
+            rank -= if inside { 0 } else { here };
+            inside
+        });
+        Ok(source.expect("the rank is below the sum of the counts"))
+    }
+}
+
+/// Why the only tuple of an origin was not taken.
+enum Missed {
+    /// The home word has changed.
+    Changed,
+    /// The port is a stranger's, or its granule is leaving.
+    NotThisOne,
+}
+
+/// The lease as it is before it counts for a quota.
+fn without_quota(lease: &Lease) -> Lease {
+    Lease::new(lease.at(), lease.offset(), lease.tag(), lease.table(), lease.pool(), 0)
+}
+
+impl<M: Memory> Target<'_, M> {
+    fn record_of(&self, source: usize) -> Record {
+        self.sources.list()[source].record(self.record, self.protocol)
+    }
+
+    /// The page of a source, if there is one.
+    #[inline]
+    fn page(&mut self, source: usize) -> Option<PageRef> {
+        match self.pages.get(source) {
+            Some(&known) if known.life != 0 && self.table.page(known.index).life() == known.life => {
+                Some(known)
+            }
+            _ => self.look_up(source),
+        }
+    }
+
+    #[cold]
+    fn look_up(&mut self, source: usize) -> Option<PageRef> {
+        self.forget(source);
+        let found = self.table.find_page(self.record_of(source), self.sources.list()[source].granule)?;
+        self.remember(source, found);
+        Some(found)
+    }
+
+    /// The page of a source, made if there is none.
+    fn page_or_new(&mut self, source: usize, slot: Slot<'_>) -> Result<PageRef, NoPage> {
+        if let Some(found) = self.page(source) {
+            return Ok(found);
+        }
+        let record = self.record_of(source);
+        let found = self.table.page_or_new(record, self.sources.list()[source].granule, self.now, slot)?;
+        self.remember(source, found);
+        Ok(found)
+    }
+
+    /// Sees to it that the source has a page; `None`, so that the caller goes on there.
+    fn make_page(&mut self, source: usize, slot: Slot<'_>) -> Acquired<Option<Lease>> {
+        for _ in 0..ROUNDS {
+            match self.page_or_new(source, slot) {
+                Ok(_) => return Ok(None),
+                Err(NoPage::Stale) => self.renew(slot)?,
+                // Other sources of the pool may have pages: the search will see.
+                Err(NoPage::NoRoom) if self.has_a_page() => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(AcquireError::Corrupt)
+    }
+
+    fn has_a_page(&mut self) -> bool {
+        (0..self.sources.list().len()).any(|source| self.page(source).is_some())
+    }
+
+    /// The record has become another origin's: looks ours up again.
+    fn renew(&mut self, slot: Slot<'_>) -> Acquired<()> {
+        if let Some(origin) = self.origin {
+            self.record = self.table.origin_or_new(origin, self.now, slot)?;
+        }
+        self.pages.fill(PageRef::default());
+        if let Some(stash) = self.stash.as_deref_mut() {
+            stash.len = 0;
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, source: usize, page: PageRef) {
+        if let Some(known) = self.pages.get_mut(source) {
+            *known = page;
+        }
+    }
+
+    fn forget(&mut self, source: usize) {
+        self.remember(source, PageRef::default());
+    }
+
+    /// Is the page of every source that may be granted from known to be full?
+    #[inline]
+    fn is_full(&mut self) -> bool {
+        let now = self.now;
+        (0..self.sources.list().len()).all(|source| {
+            !self.grants_from(source) || self.page(source).is_some_and(|page| self.table.is_full(page, now))
+        })
+    }
+
+    /// Not those of granules that are leaving: they may come back, and then their free ports count.
+    fn each_granting_page(&mut self, mut visit: impl FnMut(Page<'_>)) {
+        for source in 0..self.sources.list().len() {
+            if self.grants_from(source) {
+                if let Some(found) = self.page(source) {
+                    visit(self.table.page(found.index));
+                }
+            }
+        }
+    }
+
+    fn each_page(&mut self, mut visit: impl FnMut(Page<'_>)) {
+        for source in 0..self.sources.list().len() {
+            if let Some(found) = self.page(source) {
+                visit(self.table.page(found.index));
+            }
+        }
+    }
+
+    fn grants_from(&self, source: usize) -> bool {
+        self.table.grants(self.sources.list()[source].granule, self.protocol, self.now)
+    }
+
+    /// Where it is kept that no tuple is free: in the record of the pool's tuples, if they have one in common.
+    #[inline]
+    fn hint(&self) -> Option<&AtomicU64> {
+        self.sources.is_wildcard().map(|wildcard| {
+            let record = if wildcard { Record::any_origin(self.protocol) } else { self.record };
+            self.table.scarce(record.index)
+        })
+    }
+
+    /// Is it known that no tuple of the pool is free towards the origin, so that resting ones are as good?
+    #[inline]
+    fn is_scarce(&self) -> bool {
+        let scarce = self.hint().map_or(0, |hint| hint.load(SeqCst));
+        scarce as u8 == self.pool.key().0 as u8 && self.now.as_millis() < scarce >> 8
+    }
+
+    /// May ports be drawn in advance? Only if anything that brings free ones back can be seen.
+    fn can_stash(&self) -> bool {
+        self.stash.is_some() && self.is_scarce()
+    }
+
+    /// Remembers it until the first rest or hold ends. One pool per origin is remembered, by the low byte of its
+    /// key: a hint that is missing or wrong changes what is preferred, never what may be granted.
+    fn set_scarce(&mut self) {
+        let mut until = u64::MAX >> 8;
+        self.each_page(|page| until = until.min(page.due()));
+        if let Some(hint) = self.hint() {
+            hint.store(until << 8 | u64::from(self.pool.key().0 as u8), SeqCst);
+        }
+    }
+
+    /// The sources of one egress IP, and the record that their tuples are in.
+    fn row(&self, source: usize) -> (Record, &[Source]) {
+        (self.record_of(source), &self.sources.list()[self.sources.row(source)])
+    }
+
+    /// Raises the high-water mark of one egress IP towards the origin.
+    #[cold]
+    fn sample(&self, source: usize, page: Page<'_>) {
+        let (record, row) = self.row(source);
+        let occupied = match row.len() {
+            1 => page.occupied(),
+            _ => self.table.occupied(record, row),
+        };
+        page.raise_peak(occupied);
+    }
+
+    /// Tuples that are live or held towards the origin from the egress IP of a source.
+    fn occupied(&self, source: usize) -> u32 {
+        let (record, row) = self.row(source);
+        self.table.occupied(record, row)
+    }
+
+    fn refuse(&mut self) -> AcquireError {
+        if !(0..self.sources.list().len()).any(|source| self.grants_from(source)) {
+            return AcquireError::NoShare;
+        }
+        if let Some(found) = self.page(0) {
+            self.table.page(found.index).count_refusal();
+        }
+        AcquireError::Exhausted
+    }
+}

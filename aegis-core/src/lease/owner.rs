@@ -1,0 +1,227 @@
+//! Who uses a table: processes, by a number in the tags of what they hold. When one dies, what it held is found and held
+//! back until the kernel has given it up too.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::{AtomicU64, Ordering::SeqCst};
+use crate::time::Time;
+
+use super::home::{Home, Single, What};
+use super::intent::Intent;
+use super::map::{
+    OWNER_RECOVERER, OWNER_STRIDE, OWNER_TOKEN, WORKER_INTENT, WORKER_OWNER, WORKER_PAGE, WORKER_RECORD,
+    WORKER_SWEEP,
+};
+use super::release::{End, Place};
+use super::slot::Slot;
+use super::table::Table;
+use super::tag::{Class, MAX_OWNERS, OwnerNumber, Tag};
+use super::{Closed, Memory};
+
+/// What was found of a dead process.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[must_use]
+pub struct Recovered {
+    /// Leases that are held now.
+    pub leases: u64,
+    /// Ports that it was taking, or giving back, when it died; they are held too.
+    pub half_done: u64,
+    /// Ports that another process is working on at this very moment, so that it is not known whose they are: ask again.
+    pub unclear: u64,
+}
+
+impl<M: Memory> Table<M> {
+    fn owner_words(&self, owner: OwnerNumber) -> &[AtomicU64] {
+        let at = self.map.owners + usize::from(owner.0) * OWNER_STRIDE;
+        &self.words()[at..at + OWNER_STRIDE]
+    }
+
+    /// A number for this process.
+    pub(super) fn join(&self, token: u64) -> Result<OwnerNumber> {
+        if token == 0 {
+            return Err(Error::input("owner 0 of a lease table; expected a number that names this process"));
+        }
+        (0..MAX_OWNERS)
+            .map(OwnerNumber)
+            .find(|&owner| {
+                self.owner_words(owner)[OWNER_TOKEN].compare_exchange(0, token, SeqCst, SeqCst).is_ok()
+            })
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Wait,
+                    format!("{MAX_OWNERS} processes use the lease table; recover those that have died"),
+                )
+            })
+    }
+
+    /// The numbers that processes gave themselves when they created or opened the table. `aegis-net` knows which of them
+    /// are still alive.
+    pub fn owners(&self) -> Vec<u64> {
+        let tokens =
+            (0..MAX_OWNERS).map(|owner| self.owner_words(OwnerNumber(owner))[OWNER_TOKEN].load(SeqCst));
+        tokens.filter(|&token| token != 0).collect()
+    }
+
+    /// This process's number, as it was given to [`Table::create`] or [`Table::open`].
+    pub fn own_token(&self) -> u64 {
+        self.owner_words(self.owner())[OWNER_TOKEN].load(SeqCst)
+    }
+
+    /// Takes over what a dead process held: its leases are held as those of connections that nobody knows the end of, and
+    /// a reconcile with the kernel ends that. `None` if there is no such process, it is this one, or another one that
+    /// `is_alive` is doing it.
+    ///
+    /// Never for a process that lives: its connections would become somebody else's.
+    pub fn recover(&self, token: u64, now: Time, mut is_alive: impl FnMut(u64) -> bool) -> Option<Recovered> {
+        let now = self.clock(now);
+        let dead = (0..MAX_OWNERS).map(OwnerNumber).find(|&owner| {
+            owner != self.owner() && self.owner_words(owner)[OWNER_TOKEN].load(SeqCst) == token
+        })?;
+        if token == 0 || token == self.own_token() {
+            return None;
+        }
+        let recoverer = &self.owner_words(dead)[OWNER_RECOVERER];
+        let mine = u64::from(self.owner().0) + 1;
+        let before = recoverer.load(SeqCst);
+        if before != 0 && before != mine {
+            let other = OwnerNumber(((before - 1) as u8).min(MAX_OWNERS - 1));
+            let other = self.owner_words(other)[OWNER_TOKEN].load(SeqCst);
+            if other != 0 && other != token && is_alive(other) {
+                return None;
+            }
+        }
+        if before != mine && recoverer.compare_exchange(before, mine, SeqCst, SeqCst).is_err() {
+            return None;
+        }
+        let mut found = Recovered::default();
+        self.hold_leases_of(dead, now, &mut found);
+        self.finish_work_of(dead, now, &mut found);
+        if found.unclear == 0 {
+            self.forget_counts(dead);
+            // The number is somebody else's only after all that bore it is gone.
+            recoverer.store(0, SeqCst);
+            let _ = self.owner_words(dead)[OWNER_TOKEN].compare_exchange(token, 0, SeqCst, SeqCst);
+        }
+        Some(found)
+    }
+
+    fn hold_leases_of(&self, dead: OwnerNumber, now: Time, found: &mut Recovered) {
+        for index in 0..self.map.origins.used(self.words()) {
+            let home = self.home(index);
+            let word = home.load(SeqCst);
+            let Home::Single(Single { granule, what: What::Live(tag), .. }) = Home::of(word, now) else {
+                continue;
+            };
+            if tag.owner() == dead {
+                let granule = super::GranuleSlot(granule);
+                let profile = self.profile_of(index, granule).into();
+                let end = self.end_of(profile, self.protocol_of(index), Closed::Unknown, now);
+                let place = Place::Home { record: index, word };
+                found.leases += u64::from(self.with_slot(|slot| self.end_hold(place, end, now, slot)));
+            }
+        }
+        // After the homes: a tuple moves from there to a page, never back.
+        for index in 0..self.map.pages.used(self.words()) {
+            let page = self.page(index);
+            let (profile, protocol) = (page.profile(), page.protocol());
+            let end = self.end_of(profile, protocol, Closed::Unknown, now);
+            for offset in 0..page.ports().min(self.config.granule_ports) {
+                let tag = page.tag(offset);
+                if tag.class() == Class::Live && tag.owner() == dead && page.is_taken(offset) {
+                    let place = Place::Page { index, offset, tag };
+                    found.leases += u64::from(self.with_slot(|slot| self.end_hold(place, end, now, slot)));
+                }
+            }
+        }
+    }
+
+    fn finish_work_of(&self, dead: OwnerNumber, now: Time, found: &mut Recovered) {
+        for worker in 0..self.config.workers {
+            let words = self.worker_words(worker);
+            if words[WORKER_OWNER].load(SeqCst) != u64::from(dead.0) + 1 {
+                continue;
+            }
+            let mut unclear = false;
+            for word in [WORKER_INTENT, WORKER_SWEEP] {
+                match Intent::read(words[word].load(SeqCst)) {
+                    Some((page, offset)) => match self.finish(page, offset, worker, now) {
+                        Some(done) => found.half_done += u64::from(done),
+                        None => unclear = true,
+                    },
+                    None => continue,
+                }
+            }
+            if unclear {
+                found.unclear += 1;
+                continue;
+            }
+            if let Some(page) = (words[WORKER_PAGE].load(SeqCst) as u32).checked_sub(1) {
+                self.give_back_page(page);
+            }
+            if let Some(record) = (words[WORKER_RECORD].load(SeqCst) as u32).checked_sub(1) {
+                self.give_back_record(record);
+            }
+            for word in [WORKER_INTENT, WORKER_SWEEP, WORKER_PAGE, WORKER_RECORD] {
+                words[word].store(0, SeqCst);
+            }
+            words[WORKER_OWNER].store(0, SeqCst);
+        }
+    }
+
+    /// Holds a port that is taken and has no tag, if nobody else is between his two steps there. `None`: somebody is.
+    fn finish(&self, index: u32, offset: u32, worker: u16, now: Time) -> Option<bool> {
+        if index >= self.map.pages.capacity || offset >= self.config.granule_ports {
+            return Some(false);
+        }
+        let page = self.page(index);
+        let tag = page.tag(offset);
+        if offset >= page.ports() || tag.class() != Class::NotTaken || !page.is_taken(offset) {
+            // It had not begun, or was done.
+            return Some(false);
+        }
+        // Whoever takes the port says so first, and stops saying so when the tag is set: if nobody does, and the tag is
+        // still the same when it is exchanged, the port is the dead one's.
+        let somebody = (0..self.config.workers).filter(|&other| other != worker).any(|other| {
+            let words = self.worker_words(other);
+            [WORKER_INTENT, WORKER_SWEEP]
+                .iter()
+                .any(|&word| Intent::read(words[word].load(SeqCst)) == Some((index, offset)))
+        });
+        if somebody {
+            return None;
+        }
+        Some(match self.end_of(page.profile(), page.protocol(), Closed::Unknown, now) {
+            End::Held(until) => {
+                self.kept_until(page, until);
+                page.swap_tag(offset, tag, Tag::held(until))
+            }
+            // Nothing is held by this quarantine.
+            _ => {
+                let free = page.swap_tag(offset, tag, Tag::live(self.owner(), 0))
+                    && page.swap_tag(offset, Tag::live(self.owner(), 0), Tag::NONE);
+                if free {
+                    self.give_free(page, offset);
+                }
+                free
+            }
+        })
+    }
+
+    /// Runs a step that may have to be finished by others if this process dies in it.
+    pub(super) fn with_slot<T>(&self, step: impl FnOnce(Slot<'_>) -> T) -> T {
+        if !self.is_shared() {
+            return step(Slot::NONE);
+        }
+        let mine = u64::from(self.owner().0) + 1;
+        // From the end, where nobody attaches a worker while there is room before.
+        let free = (0..self.config.workers).rev().find(|&worker| {
+            let owner = &self.worker_words(worker)[WORKER_OWNER];
+            owner.load(SeqCst) == 0 && owner.compare_exchange(0, mine, SeqCst, SeqCst).is_ok()
+        });
+        // Without one a port that this process leaves half done stays taken: too long, never too short.
+        let Some(worker) = free else { return step(Slot::NONE) };
+        let words = self.worker_words(worker);
+        let answer = step(Slot::new(words));
+        words[WORKER_OWNER].store(0, SeqCst);
+        answer
+    }
+}

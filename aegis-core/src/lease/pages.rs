@@ -1,0 +1,374 @@
+//! Which page is a (record, granule)'s? Made when first needed, and used again for another when it is empty.
+//!
+//! The first page of a record is named by its home word, the others are found through an index. Both name a page before it
+//! grants anything, and a page ends its life before they forget it: so there is never a second page for the same tuples.
+
+use crate::sync::Ordering::SeqCst;
+use crate::time::Time;
+
+use super::home::{Home, Single, What};
+use super::index::{Found, Inserted};
+use super::map::{PAGE_HAND, PAGES_FULL};
+use super::page::{Identity, Page, Shape};
+use super::pool::GranuleSlot;
+use super::records::Record;
+use super::slot::Slot;
+use super::table::Table;
+use super::tag::{Deadline, QUANTUM_MS};
+use super::{AcquireError, Memory};
+
+/// A page, and the life in which it is somebody's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct PageRef {
+    pub(super) index: u32,
+    /// 0: no page.
+    pub(super) life: u64,
+}
+
+/// Why there is no page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum NoPage {
+    /// The record has become another origin's.
+    Stale,
+    /// No page can be had.
+    NoRoom,
+    /// The table's memory is not what it should be.
+    Corrupt,
+}
+
+impl From<NoPage> for AcquireError {
+    fn from(reason: NoPage) -> Self {
+        match reason {
+            NoPage::Stale | NoPage::NoRoom => Self::TooManyOrigins,
+            NoPage::Corrupt => Self::Corrupt,
+        }
+    }
+}
+
+/// Pages that whoever makes a page looks at, to give back the empty ones.
+const TIDY_STEPS: u32 = 2;
+
+impl Record {
+    pub(super) const fn page(self, granule: GranuleSlot) -> Identity {
+        Identity::new(self.index, self.incarnation, granule.0)
+    }
+}
+
+/// Both numbers are ours, not an attacker's: mixing is enough, no keyed hash is needed.
+fn hash(identity: Identity) -> u64 {
+    let mut hash = identity.0;
+    for factor in [0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53] {
+        hash = (hash ^ hash >> 33).wrapping_mul(factor);
+    }
+    hash ^ hash >> 33
+}
+
+impl<M: Memory> Table<M> {
+    fn is_page(&self, index: u32, identity: Identity) -> bool {
+        index < self.map.pages.capacity && self.page(index).identity() == identity
+    }
+
+    fn find_other(&self, identity: Identity) -> Option<Found> {
+        self.map.page_index.find(self.words(), hash(identity), |index| self.is_page(index, identity))
+    }
+
+    /// The page of a record's granule, if there is one.
+    #[inline]
+    pub(super) fn find_page(&self, record: Record, granule: GranuleSlot) -> Option<PageRef> {
+        let identity = record.page(granule);
+        let word = self.home(record.index).load(SeqCst);
+        let Home::Pages { first, .. } = Home::of(word, Time::ZERO) else { return None };
+        let index = match self.is_page(first, identity) {
+            true => first,
+            false => self.find_other(identity)?.item(),
+        };
+        let page = self.page(index);
+        let life = page.publish();
+        // A page that has ended is as good as none: it was empty.
+        (!Page::is_free(life) && page.identity() == identity).then_some(PageRef { index, life })
+    }
+
+    /// The page of a record's granule, made if there is none.
+    #[cold]
+    pub(super) fn page_or_new(
+        &self,
+        record: Record,
+        granule: GranuleSlot,
+        now: Time,
+        slot: Slot<'_>,
+    ) -> Result<PageRef, NoPage> {
+        let identity = record.page(granule);
+        let home = self.home(record.index);
+        // Every round that fails has seen somebody else's succeed, if the memory is sound.
+        for _ in 0..1 << 16 {
+            let word = home.load(SeqCst);
+            if !self.is_current(record) {
+                return Err(NoPage::Stale);
+            }
+            match Home::of(word, now) {
+                Home::Closed => return Err(NoPage::Stale),
+                Home::Empty { incarnation } if incarnation != record.incarnation => {
+                    return Err(NoPage::Stale);
+                }
+                Home::Empty { .. } => self.first_page(record, word, granule, None, now, slot)?,
+                Home::Single(single) if single.what.is_over(now) => self.forget_single(record, word),
+                Home::Single(single) => {
+                    let its_own = GranuleSlot(single.granule);
+                    self.first_page(record, word, its_own, Some(single), now, slot)?;
+                }
+                Home::Pages { first, .. } if first >= self.map.pages.capacity => {
+                    return Err(NoPage::Corrupt);
+                }
+                Home::Pages { first, others, .. } if self.is_page(first, identity) => {
+                    let page = self.page(first);
+                    let life = page.publish();
+                    if !Page::is_free(life) {
+                        return Ok(PageRef { index: first, life });
+                    }
+                    if others == 0 {
+                        self.forget_first(record, word, first);
+                    } else {
+                        page.reopen(life);
+                    }
+                }
+                Home::Pages { first, others, version } => {
+                    if let Some(found) = self.find_other(identity) {
+                        let life = self.page(found.item()).publish();
+                        if !Page::is_free(life) {
+                            return Ok(PageRef { index: found.item(), life });
+                        }
+                        self.bury_other(record.index, found);
+                        continue;
+                    }
+                    let more = Home::with_others(first, others + 1, version).word();
+                    if home.compare_exchange(word, more, SeqCst, SeqCst).is_ok() {
+                        // Now the record cannot go. It may have gone before.
+                        let made = if self.is_current(record) {
+                            self.other_page(identity, now, slot)
+                        } else {
+                            Err(NoPage::Stale)
+                        };
+                        match made {
+                            Ok(true) => {}
+                            Ok(false) => self.one_other_less(record.index),
+                            Err(error) => {
+                                self.one_other_less(record.index);
+                                return Err(error);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Err(NoPage::Corrupt)
+    }
+
+    /// Publishes a page as the record's first one, with the tuple that the home word held until now.
+    fn first_page(
+        &self,
+        record: Record,
+        word: u64,
+        granule: GranuleSlot,
+        single: Option<Single>,
+        now: Time,
+        slot: Slot<'_>,
+    ) -> Result<(), NoPage> {
+        let index = self.fresh_page(record.page(granule), now, slot)?;
+        let page = self.page(index);
+        if let Some(single) = single {
+            // Both always hold in sound memory: nobody knows the page, and the offset is one of the granule's.
+            if single.offset >= page.ports() || page.take(single.offset).is_none() {
+                self.drop_page(index, slot);
+                return Err(NoPage::Corrupt);
+            }
+            page.set_tag(single.offset, single.what.tag());
+            match single.what {
+                What::Live(_) => {}
+                What::Parked(until) => {
+                    page.park();
+                    page.kept_until(until);
+                }
+                What::Held(until) => drop(page.kept_until(until)),
+                What::Resting(until) => {
+                    page.kept_until(until);
+                    page.give_resting(single.offset);
+                }
+            }
+        }
+        let pages = Home::Pages { first: index, others: 0, version: word as u32 }.word();
+        if self.home(record.index).compare_exchange(word, pages, SeqCst, SeqCst).is_ok() {
+            page.publish();
+            slot.has_page(None);
+        } else {
+            if let Some(single) = single {
+                if matches!(single.what, What::Parked(_)) {
+                    page.unpark();
+                }
+                page.set_tag(single.offset, super::tag::Tag::NONE);
+                page.give_free(single.offset);
+            }
+            self.drop_page(index, slot);
+        }
+        Ok(())
+    }
+
+    /// Publishes a page through the index; false if there is one already.
+    fn other_page(&self, identity: Identity, now: Time, slot: Slot<'_>) -> Result<bool, NoPage> {
+        let index = self.fresh_page(identity, now, slot)?;
+        let stamp = self.page(index).life() >> 2;
+        let inserted = self
+            .map
+            .page_index
+            .insert(self.words(), hash(identity), index, stamp, |other| self.is_page(other, identity));
+        match inserted {
+            Inserted::New => {
+                self.page(index).publish();
+                slot.has_page(None);
+                Ok(true)
+            }
+            Inserted::Exists(_) => {
+                self.drop_page(index, slot);
+                Ok(false)
+            }
+            Inserted::Full => {
+                self.drop_page(index, slot);
+                Err(NoPage::NoRoom)
+            }
+        }
+    }
+
+    /// An empty page that nobody else knows.
+    fn fresh_page(&self, identity: Identity, now: Time, slot: Slot<'_>) -> Result<u32, NoPage> {
+        self.tidy_pages(now, TIDY_STEPS, false, slot);
+        let words = self.words();
+        let mut taken = self.map.pages.take(words);
+        if taken.is_none() && now.as_millis() >= words[PAGES_FULL].load(SeqCst) {
+            self.tidy_pages(now, self.map.pages.used(words), true, slot);
+            taken = self.map.pages.take(words);
+            if taken.is_none() {
+                words[PAGES_FULL].store(now.as_millis() + QUANTUM_MS, SeqCst);
+            }
+        }
+        let index = taken.ok_or(NoPage::NoRoom)?;
+        slot.has_page(Some(index));
+        let granule = GranuleSlot(identity.granule());
+        let ports = self.granule_ports(granule).ok_or(NoPage::Corrupt)?;
+        let shape = Shape {
+            ports,
+            protocol: self.protocol_of(identity.record()),
+            profile: self.profile_of(identity.record(), granule),
+        };
+        self.page(index).open(identity, shape);
+        Ok(index)
+    }
+
+    /// Gives back a page that was not published.
+    fn drop_page(&self, index: u32, slot: Slot<'_>) {
+        self.page(index).abandon();
+        self.map.pages.give(self.words(), index);
+        slot.has_page(None);
+    }
+
+    /// Replaces a tuple that has ended by nothing.
+    pub(super) fn forget_single(&self, record: Record, word: u64) {
+        let empty = Home::Empty { incarnation: record.incarnation }.word();
+        let _ = self.home(record.index).compare_exchange(word, empty, SeqCst, SeqCst);
+    }
+
+    /// Replaces a first page that has ended by nothing.
+    fn forget_first(&self, record: Record, word: u64, first: u32) {
+        let empty = Home::Empty { incarnation: record.incarnation }.word();
+        if self.home(record.index).compare_exchange(word, empty, SeqCst, SeqCst).is_ok() {
+            self.map.pages.give(self.words(), first);
+        }
+    }
+
+    /// Removes a page that has ended from the index. One of all who try gives it back.
+    fn bury_other(&self, record: u32, found: Found) {
+        if self.map.page_index.remove(self.words(), found) {
+            self.one_other_less(record);
+            self.map.pages.give(self.words(), found.item());
+        }
+    }
+
+    fn one_other_less(&self, record: u32) {
+        let _ = self.home(record).fetch_update(SeqCst, SeqCst, |word| match Home::of(word, Time::ZERO) {
+            Home::Pages { first, others: others @ 1.., version } => {
+                Some(Home::with_others(first, others - 1, version).word())
+            }
+            _ => None,
+        });
+    }
+
+    /// Ends a page that is empty, or has only resting ports if those may be forgotten.
+    pub(super) fn end_page(&self, index: u32, forget_rest: bool, now: Time, slot: Slot<'_>) -> bool {
+        if index >= self.map.pages.capacity {
+            return false;
+        }
+        let page = self.page(index);
+        let (life, identity) = (page.life(), page.identity());
+        let record = identity.record();
+        if !Page::is_open(life) || record >= self.map.origins.capacity {
+            return false;
+        }
+        if page.is_due(now) {
+            page.sweep(now, slot.sweep(index));
+        }
+        let record = self.record_now(record);
+        let word = self.home(record.index).load(SeqCst);
+        match Home::of(word, now) {
+            Home::Pages { first, others, .. } if first == index => {
+                if others != 0 || !page.close(life, forget_rest) {
+                    return false;
+                }
+                self.forget_first(record, word, first);
+                true
+            }
+            Home::Pages { .. } => {
+                if !page.close(life, forget_rest) {
+                    return false;
+                }
+                if let Some(found) = self.find_other(identity) {
+                    self.bury_other(record.index, found);
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Looks at some pages and gives back those that are empty.
+    pub(super) fn tidy_pages(&self, now: Time, steps: u32, forget_rest: bool, slot: Slot<'_>) {
+        let words = self.words();
+        let used = u64::from(self.map.pages.used(words));
+        for _ in 0..steps.min(used as u32) {
+            let index = words[PAGE_HAND].fetch_add(1, SeqCst) % used;
+            self.end_page(index as u32, forget_rest, now, slot);
+        }
+    }
+
+    /// A page that a dead worker had to itself: back to the others, unless it had published it.
+    pub(super) fn give_back_page(&self, index: u32) {
+        if index >= self.map.pages.used(self.words()) {
+            return;
+        }
+        let page = self.page(index);
+        let (life, identity) = (page.life(), page.identity());
+        let record = identity.record();
+        let published = record < self.map.origins.capacity
+            && (matches!(Home::of(self.home(record).load(SeqCst), Time::ZERO),
+                Home::Pages { first, .. } if first == index)
+                || self.find_other(identity).is_some_and(|found| found.item() == index));
+        if !published && Page::is_private(life) {
+            // What it had copied there is still where it came from.
+            page.clear();
+            page.abandon();
+            self.map.pages.give(self.words(), index);
+        }
+    }
+
+    /// No deadline that can be in the page is before this.
+    pub(super) fn deadline_after(now: Time, span_ms: u64) -> Deadline {
+        Deadline::after(Time::from_millis(now.as_millis().saturating_add(span_ms)))
+    }
+}
