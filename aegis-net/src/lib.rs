@@ -55,11 +55,13 @@
 //! | [`recipe`] | how a socket is opened, for those who bring their own event loop |
 //! | [`Shared`] | memory of a lease table that several processes have |
 //! | [`Process`] | which process is it, and does it still live? |
+//! | [`ForkGuard`] | is this a forked child? |
 //! | [`clock`] | the time and the seeds that `aegis-core` takes as arguments |
 
 pub mod clock;
 mod dialer;
 mod error;
+mod fork;
 mod leased;
 mod process;
 pub mod recipe;
@@ -73,6 +75,7 @@ mod workers;
 
 pub use dialer::Dialer;
 pub use error::ConnectError;
+pub use fork::ForkGuard;
 pub use process::Process;
 pub use shared::Shared;
 pub use tcp::TcpStream;
