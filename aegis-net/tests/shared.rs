@@ -1,9 +1,11 @@
 //! Memory shared by real processes: this program again, in the role that the environment names.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Seek, SeekFrom, Write, pipe};
+use std::io::{self, Seek, SeekFrom, Write};
 
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -50,7 +52,7 @@ fn another_process() {
             .unwrap();
         }
         "race for file" => {
-            // All start when their parent closes the pipe.
+            // All start when their parent closes the other end.
             io::copy(&mut io::stdin(), &mut io::sink()).unwrap();
             let prepare = |new: Shared| {
                 new.words()[1].store(Process::me().token(), SeqCst);
@@ -169,7 +171,7 @@ fn untouched_parts_of_a_memfd_take_no_memory() {
 #[test]
 fn a_descriptor_of_something_else_is_refused() {
     refused(Shared::from_fd(File::open("/dev/null").unwrap().into()), "has no seals");
-    refused(Shared::from_fd(pipe().unwrap().0.into()), "has no seals");
+    refused(Shared::from_fd(UnixStream::pair().unwrap().0.into()), "has no seals");
     let directory = Directory::new();
     let file = File::create(directory.file()).unwrap();
     refused(Shared::from_fd(file.into()), "is not sealed against SHRINK and GROW");
@@ -354,9 +356,10 @@ fn processes_that_start_at_once_agree_on_one_file() {
     for _ in 0..10 {
         let directory = Directory::new();
         let path = directory.file();
-        let (start, hold) = pipe().unwrap();
-        let racers: Vec<_> =
-            (0..6).map(|_| process("race for file", Some(&path), start.try_clone().unwrap())).collect();
+        let (start, hold) = UnixStream::pair().unwrap();
+        let racers: Vec<_> = (0..6)
+            .map(|_| process("race for file", Some(&path), OwnedFd::from(start.try_clone().unwrap())))
+            .collect();
         drop(hold);
         for mut racer in racers {
             assert!(racer.wait().unwrap().success());

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use aegis_core::error::{Error, ErrorKind, Result};
 use rustix::fs::{
-    AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, Stat, fallocate, fchmod, fstat, fstatfs, linkat,
-    open,
+    AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, Stat, StatFs, fallocate, fchmod, fstat, fstatfs,
+    linkat, open, statfs,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -34,7 +34,7 @@ pub(super) fn open_private(path: &Path) -> Result<Option<(OwnedFd, usize)>> {
     };
     let stat = fstat(&file).map_err(|e| os_error(path.display(), e))?;
     check_private(path, &stat)?;
-    check_volatile(path, &file)?;
+    check_volatile(path, fstatfs(&file))?;
     let len = usize::try_from(stat.st_size).map_err(|_| refused(path, "has no length"))?;
     Ok(Some((file, len)))
 }
@@ -59,8 +59,8 @@ fn check_private(path: &Path, stat: &Stat) -> Result<()> {
 }
 
 /// A lease table's times count from the start of the machine, and so do its processes' start times.
-fn check_volatile(path: &Path, file: impl AsFd) -> Result<()> {
-    let kind = fstatfs(file).map_err(|e| os_error(path.display(), e))?.f_type;
+fn check_volatile(path: &Path, file_system: rustix::io::Result<StatFs>) -> Result<()> {
+    let kind = file_system.map_err(|e| os_error(path.display(), e))?.f_type;
     // Its type differs from architecture to architecture; all magic numbers have 32 bits.
     let kind = kind as u64 & 0xffff_ffff;
     if VOLATILE.contains(&kind) {
@@ -81,9 +81,10 @@ pub(super) fn nameless(path: &Path, len: usize) -> Result<OwnedFd> {
         Some(parent) => parent,
         None => return Err(refused(path, "is no name of a file")),
     };
+    // Asked first, because on other file systems the next step may fail with something that explains less.
+    check_volatile(path, statfs(directory))?;
     let file = open(directory, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR)
         .map_err(|e| os_error(format!("a file in {}", directory.display()), e))?;
-    check_volatile(path, &file)?;
     // Whatever the umask has left of it.
     fchmod(&file, Mode::RUSR | Mode::WUSR).map_err(|e| os_error(path.display(), e))?;
     fallocate(&file, FallocateFlags::empty(), 0, len as u64)
