@@ -84,12 +84,15 @@ loom:
 	    $(CARGO) test $(LOCKED) -p aegis-core --release --lib loom; \
 	else $(call skip,loom,there are no loom tests); fi
 
-# The pure part with atomics and indices. The large model tests take hours under Miri.
+# The pure part with atomics and indices, and the file with the pointers into shared memory. The large model tests take
+# hours under Miri.
 miri:
 	$(call heading,Miri)
 	@if $(CARGO) +nightly miri --version >/dev/null 2>&1; then \
 	  PROPTEST_CASES=4 MIRIFLAGS=-Zmiri-disable-isolation \
-	    $(CARGO) +nightly miri test $(LOCKED) -p aegis-core --lib -- lease slices; \
+	    $(CARGO) +nightly miri test $(LOCKED) -p aegis-core --lib -- lease slices && \
+	  MIRIFLAGS=-Zmiri-disable-isolation \
+	    $(CARGO) +nightly miri test $(LOCKED) -p aegis-net --lib -- shared; \
 	else $(call skip,Miri,no such component; rustup component add --toolchain nightly miri); fi
 
 deny:

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use crate::leased::{Guard, Leased, LeasedTcp};
 use crate::recipe::{self, Refusal};
-use crate::workers::Workers;
+use crate::workers::{Forked, Workers};
 use crate::{ConnectError, TcpStream, UdpSocket, clock};
 
 /// Opens connections from the machine's egress addresses. All threads share one.
@@ -23,7 +23,9 @@ use crate::{ConnectError, TcpStream, UdpSocket, clock};
 /// Where the kernel says that a stranger has the leased port or tuple, the dialer tells the edge (which parks it)
 /// and goes on with another lease.
 ///
-/// After `fork` the child needs an edge and a dialer of its own: the parent's would repeat its choices.
+/// After `fork` the child needs an edge and a dialer of its own, both made in the child. The parent's dialer is
+/// refused there ([`ConnectError::Forked`]): it would repeat the parent's choices. The parent's edge would too, and
+/// is not recognised.
 #[derive(Debug)]
 pub struct Dialer {
     workers: Workers,
@@ -116,7 +118,8 @@ impl Dialer {
         let mut tries = 1;
         loop {
             let now = clock::now();
-            let lease = self.workers.with(|worker| worker.acquire(zone, &origin, now)).map_err(|error| {
+            let acquired = self.workers.with(|worker| worker.acquire(zone, &origin, now));
+            let lease = acquired.map_err(|Forked| ConnectError::Forked)?.map_err(|error| {
                 ConnectError::NoLease { error, explanation: Box::new(edge.explain(zone, &origin, now)) }
             })?;
             let guard = Guard::new(edge.clone(), lease);

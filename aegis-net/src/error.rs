@@ -24,6 +24,13 @@ pub enum ConnectError {
         /// What is in use towards the origin, and when the first held tuple comes free.
         explanation: Box<Explanation>,
     },
+    /// This process was forked from the one that made the dialer. The child has a copy of the lease table and of the
+    /// generators, so it would leave from the ports that its parent leaves from.
+    #[error(
+        "this dialer was made before fork; make an edge and a dialer of its own in the child, with ports of its own, \
+         or share the table"
+    )]
+    Forked,
     /// Other programs on this host had every leased tuple that was tried. Those are parked now, and the next call
     /// tries others. Reserve the shares: `net.ipv4.ip_local_reserved_ports`.
     #[error("{tries} leases in a row met a conflict; the last: {last}")]
@@ -49,12 +56,14 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// What the caller can do. [`ConnectError::Failed`] is `Wait`: another try may succeed, as with any connection.
+    /// What the caller can do. [`ConnectError::Forked`] is `Reload`: what the child has is out of date.
+    /// [`ConnectError::Failed`] is `Wait`: another try may succeed, as with any connection.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Origin(error) => error.kind(),
             Self::NoLease { error, .. } => error.kind(),
             Self::Strangers { last: refusal, .. } | Self::Machine(refusal) => refusal.kind(),
+            Self::Forked => ErrorKind::Reload,
             Self::Failed { .. } => ErrorKind::Wait,
         }
     }
@@ -69,6 +78,7 @@ impl From<ConnectError> for io::Error {
             ConnectError::Strangers { last: refusal, .. } | ConnectError::Machine(refusal) => {
                 refusal.io_kind()
             }
+            ConnectError::Forked => io::ErrorKind::Unsupported,
             ConnectError::Failed { error, .. } => error.kind(),
         };
         Self::new(kind, error)

@@ -53,13 +53,19 @@
 //! | `tokio` | the same sockets for async code (feature `tokio`) |
 //! | [`ConnectError`] | why there is no connection, and what to do |
 //! | [`recipe`] | how a socket is opened, for those who bring their own event loop |
+//! | [`Shared`] | memory of a lease table that several processes have |
+//! | [`Process`] | which process is it, and does it still live? |
+//! | [`ForkGuard`] | is this a forked child? |
 //! | [`clock`] | the time and the seeds that `aegis-core` takes as arguments |
 
 pub mod clock;
 mod dialer;
 mod error;
+mod fork;
 mod leased;
+mod process;
 pub mod recipe;
+mod shared;
 mod tcp;
 mod tcp_state;
 #[cfg(feature = "tokio")]
@@ -69,6 +75,9 @@ mod workers;
 
 pub use dialer::Dialer;
 pub use error::ConnectError;
+pub use fork::ForkGuard;
+pub use process::Process;
+pub use shared::Shared;
 pub use tcp::TcpStream;
 pub use udp::UdpSocket;
 

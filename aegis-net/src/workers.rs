@@ -7,17 +7,24 @@ use aegis_core::edge::{Edge, Worker};
 use aegis_core::error::{Error, ErrorKind, Result};
 use parking_lot::{Condvar, Mutex};
 
-use crate::clock;
+use crate::{ForkGuard, clock};
 
 /// A stash of workers; it grows while threads find it empty, up to the number of processors.
 ///
 /// An acquire takes less than a microsecond and never waits, so more workers than processors would not help.
+///
+/// In a forked child there are none: theirs would choose as the parent's do, and from a copy of the parent's table.
 #[derive(Debug)]
 pub(crate) struct Workers {
+    made: ForkGuard,
     edge: Arc<Edge>,
     stash: Mutex<Stash>,
     returned: Condvar,
 }
+
+/// This process is a child of the one that the workers belong to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Forked;
 
 #[derive(Debug)]
 struct Stash {
@@ -32,7 +39,7 @@ impl Workers {
         let first = attach(&edge)?;
         let processors = available_parallelism().map_or(1, usize::from);
         let stash = Mutex::new(Stash { idle: vec![first], attachable: processors - 1 });
-        Ok(Self { edge, stash, returned: Condvar::new() })
+        Ok(Self { made: ForkGuard::new(), edge, stash, returned: Condvar::new() })
     }
 
     pub(crate) fn edge(&self) -> &Arc<Edge> {
@@ -41,11 +48,18 @@ impl Workers {
 
     /// Calls `f` with a worker that nobody else uses meanwhile. If `f` panics its worker is detached, and another may
     /// be attached in its place: a half-done acquire is not handed on.
-    pub(crate) fn with<T>(&self, f: impl FnOnce(&mut Worker) -> T) -> T {
+    ///
+    /// # Errors
+    /// This is a forked child. It finds out before it takes the lock, which another thread of the parent may have
+    /// held, and here nobody would ever unlock.
+    pub(crate) fn with<T>(&self, f: impl FnOnce(&mut Worker) -> T) -> Result<T, Forked> {
+        if self.made.is_child() {
+            return Err(Forked);
+        }
         let mut borrowed = Borrowed { workers: self, worker: Some(self.take()), done: false };
         let result = f(borrowed.worker.as_mut().expect("taken when it is dropped"));
         borrowed.done = true;
-        result
+        Ok(result)
     }
 
     fn take(&self) -> Worker {
@@ -65,6 +79,15 @@ impl Workers {
                 return worker;
             }
             stash = self.stash.lock();
+        }
+    }
+}
+
+impl Drop for Workers {
+    /// A child leaves its parent's workers attached: they are not its own.
+    fn drop(&mut self) {
+        if self.made.is_child() {
+            std::mem::forget(std::mem::take(&mut self.stash.get_mut().idle));
         }
     }
 }
