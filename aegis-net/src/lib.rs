@@ -53,13 +53,17 @@
 //! | `tokio` | the same sockets for async code (feature `tokio`) |
 //! | [`ConnectError`] | why there is no connection, and what to do |
 //! | [`recipe`] | how a socket is opened, for those who bring their own event loop |
+//! | [`sock_diag`] | which sockets does the kernel have, TIME_WAIT included? |
 //! | [`clock`] | the time and the seeds that `aegis-core` takes as arguments |
 
 pub mod clock;
 mod dialer;
 mod error;
 mod leased;
+mod netlink;
+mod ranges;
 pub mod recipe;
+pub mod sock_diag;
 mod tcp;
 mod tcp_state;
 #[cfg(feature = "tokio")]

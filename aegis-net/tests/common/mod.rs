@@ -2,6 +2,8 @@
 //! share ports of its own.
 #![allow(dead_code, unreachable_pub, reason = "part of every test file; none uses all of it")]
 
+pub mod netns;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
