@@ -53,9 +53,11 @@
 //! | `tokio` | the same sockets for async code (feature `tokio`) |
 //! | [`ConnectError`] | why there is no connection, and what to do |
 //! | [`recipe`] | how a socket is opened, for those who bring their own event loop |
+//! | [`check`] | is this machine fit to lease from its shares? |
 //! | [`sock_diag`] | which sockets does the kernel have, TIME_WAIT included? |
 //! | [`clock`] | the time and the seeds that `aegis-core` takes as arguments |
 
+pub mod check;
 pub mod clock;
 mod dialer;
 mod error;
@@ -64,6 +66,7 @@ mod netlink;
 mod ranges;
 pub mod recipe;
 pub mod sock_diag;
+mod sockopt;
 mod tcp;
 mod tcp_state;
 #[cfg(feature = "tokio")]

@@ -74,7 +74,8 @@ impl Fault {
 /// A netlink socket with its buffer.
 #[derive(Debug)]
 pub(crate) struct Channel {
-    protocol: Protocol,
+    /// Nothing is routes, whose number is 0.
+    protocol: Option<Protocol>,
     /// Absent after an answer that was not read to its end: what is left of it would be mixed with the next.
     socket: Option<OwnedFd>,
     buffer: Box<[u8]>,
@@ -84,7 +85,7 @@ pub(crate) struct Channel {
 
 impl Channel {
     /// Asks the network namespace of the calling thread.
-    pub(crate) fn open(protocol: Protocol) -> Result<Self, Fault> {
+    pub(crate) fn open(protocol: Option<Protocol>) -> Result<Self, Fault> {
         let socket = Some(open(protocol).map_err(Fault::Socket)?);
         Ok(Self {
             protocol,
@@ -144,9 +145,9 @@ impl Channel {
     }
 }
 
-fn open(protocol: Protocol) -> rustix::io::Result<OwnedFd> {
+fn open(protocol: Option<Protocol>) -> rustix::io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC;
-    let socket = net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(protocol))?;
+    let socket = net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)?;
     set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
     Ok(socket)
 }

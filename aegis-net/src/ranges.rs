@@ -20,6 +20,25 @@ impl Ports {
         after > 0 && self.0[after - 1].contains(port)
     }
 
+    /// The ports that are not in `others`.
+    pub(crate) fn without(&self, others: &Self) -> Self {
+        let mut left = Vec::new();
+        for range in &self.0 {
+            // Wide enough for one past the last port.
+            let mut next = u32::from(range.lo());
+            for other in others.0.iter().filter(|other| other.overlaps(*range)) {
+                push(&mut left, next, u32::from(other.lo()));
+                next = u32::from(other.hi()) + 1;
+            }
+            push(&mut left, next, u32::from(range.hi()) + 1);
+        }
+        Self(left)
+    }
+
+    pub(crate) fn within(&self, others: &Self) -> Self {
+        self.without(&self.without(others))
+    }
+
     /// At most `count` ranges that cover these, by filling the smallest gaps.
     pub(crate) fn widened(&self, count: usize) -> Self {
         let mut ranges = self.0.clone();
@@ -30,6 +49,14 @@ impl Ports {
             ranges[at] = range(ranges[at].lo(), next.hi());
         }
         Self(ranges)
+    }
+}
+
+/// Appends the ports from `lo` to below `end`, if there are any.
+fn push(ranges: &mut Vec<PortRange>, lo: u32, end: u32) {
+    if lo < end {
+        let port = |port: u32| u16::try_from(port).expect("between two ports of a range");
+        ranges.push(range(port(lo), port(end - 1)));
     }
 }
 
@@ -82,6 +109,16 @@ mod tests {
             ports("10-20,15-17,21,30-40,25-35,65535,65000-65534").to_string(),
             "10-21,25-40,65000-65535"
         );
+    }
+
+    #[test]
+    fn what_is_left_has_the_right_ends() {
+        let all = ports("0-65535");
+        assert_eq!(all.without(&ports("0-9,20-65535")).to_string(), "10-19");
+        assert_eq!(all.without(&ports("0,65535")).to_string(), "1-65534");
+        assert_eq!(all.without(&all).to_string(), "");
+        assert_eq!(ports("5-9").without(&ports("7")).to_string(), "5-6,8-9");
+        assert_eq!(ports("5-9,20-30").within(&ports("8-25")).to_string(), "8-9,20-25");
     }
 
     #[test]

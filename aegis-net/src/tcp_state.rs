@@ -1,4 +1,4 @@
-//! What the kernel knows about a TCP connection. The one file with unsafe code.
+//! What the kernel knows about a TCP connection. With `sockopt`, the files with unsafe code.
 
 use std::os::fd::{AsFd, AsRawFd};
 

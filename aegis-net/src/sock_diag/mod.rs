@@ -60,7 +60,7 @@ impl SockDiag {
     /// The operating system's: no descriptors, or netlink is forbidden to this program (`EPROTONOSUPPORT`: the kernel
     /// has no `CONFIG_INET_DIAG`).
     pub fn new() -> io::Result<Self> {
-        let channel = Channel::open(netlink::SOCK_DIAG)
+        let channel = Channel::open(Some(netlink::SOCK_DIAG))
             .map_err(|fault| fault.into_error("open a netlink socket for sock_diag"))?;
         Ok(Self { channel, body: Vec::new() })
     }

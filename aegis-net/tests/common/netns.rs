@@ -68,5 +68,6 @@ pub fn sh(command: &str) {
 /// Writes a sysctl of the namespace: `sysctl("net.ipv4.tcp_timestamps", "0")`.
 pub fn sysctl(name: &str, value: &str) {
     let path = format!("/proc/sys/{}", name.replace('.', "/"));
-    std::fs::write(&path, value).unwrap_or_else(|error| panic!("{path}: {error}"));
+    // An empty value alone would write nothing.
+    std::fs::write(&path, format!("{value}\n")).unwrap_or_else(|error| panic!("{path}: {error}"));
 }
