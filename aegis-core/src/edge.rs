@@ -3,7 +3,7 @@
 //! An [`Edge`] takes the machine's bundle and assembles what a proxy asks: zones, the lease table, the soft-unicast
 //! table and the usage. Shared by all threads behind an `Arc`; each thread acquires through a [`Worker`] of its own.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::id::{AccountId, MachineId, PoolId, ZoneId};
 use crate::inventory::AddressState;
 use crate::lease::{
     self, Closed, Config, Conflict, Explanation, Heap, Lease, Memory, Method, OriginHandle, Pool, PoolKey,
-    Rejected, Seed,
+    Rejected, ReleaseError, Seed, Tuple,
 };
 use crate::net::{Origin, PortRange};
 use crate::soft_unicast;
@@ -171,6 +171,27 @@ impl<M: Memory> Edge<M> {
     /// The lease is not of this machine, or has ended already; it comes back, and nothing has changed.
     pub fn release(&self, lease: Lease, closed: Closed, now: Time) -> Result<(), Rejected> {
         self.leases.release(lease, closed, now)
+    }
+
+    /// Which source ip:port and origin a lease is for.
+    ///
+    /// # Errors
+    /// As [`Edge::release`].
+    pub fn tuple(&self, lease: &Lease) -> Result<Tuple, ReleaseError> {
+        self.leases.tuple(lease)
+    }
+
+    /// Which source ip:port a lease is for: bind the socket there.
+    ///
+    /// # Errors
+    /// As [`Edge::release`].
+    pub fn source(&self, lease: &Lease) -> Result<SocketAddr, ReleaseError> {
+        self.leases.source(lease)
+    }
+
+    /// The lease table: what is held, what a dead process had, limits.
+    pub fn leases(&self) -> &Arc<lease::Table<M>> {
+        &self.leases
     }
 
     /// Ends a lease that the kernel refused, and remembers why.

@@ -25,7 +25,7 @@
 //!
 //! let origin = Origin::new(Protocol::Tcp, "203.0.113.10:443".parse()?)?;
 //! let lease = worker.acquire(&zone, &origin, Time::ZERO)?;
-//! let source = lease.source(); // bind here, connect to the origin
+//! let source = edge.source(&lease)?; // bind here, connect to the origin
 //! let owner = edge.owner(source.ip(), source.port()).expect("a leased port has an owner");
 //! assert_eq!(edge.owners().machine_id(owner.machine), Some(edge.machine()));
 //! edge.release(lease, Closed::Passive, Time::from_millis(1_500))?; // after close()

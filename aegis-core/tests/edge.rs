@@ -43,7 +43,7 @@ fn every_lease_of_every_machine_is_owned_by_that_machine_in_the_table_of_every_o
                 for _ in 0..20 {
                     match worker.acquire(&zone, &origin, Time::ZERO) {
                         Ok(lease) => {
-                            let source = lease.source();
+                            let source = edge.source(&lease).unwrap();
                             let owner = elsewhere.owner(source.ip(), source.port()).unwrap();
                             assert_eq!(
                                 elsewhere.owners().machine_id(owner.machine),
@@ -80,7 +80,7 @@ fn an_ipv6_pool_serves_many_origins_from_many_addresses() {
         let origin = origin(&format!("[2001:db8:f::{n}]:443"));
         for _ in 0..2_000 {
             let lease = worker.acquire(&zone, &origin, Time::ZERO).unwrap();
-            sources.insert(lease.source().ip());
+            sources.insert(edge.source(&lease).unwrap().ip());
             edge.release(lease, Closed::Passive, Time::ZERO).unwrap();
         }
     }

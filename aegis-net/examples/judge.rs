@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_core::lease::{
-    AcquireError, Closed, Config, Lease, Pool, PoolKey, Quarantine, Spans, Table, Worker,
+    AcquireError, Closed, Config, Lease, Pool, PoolKey, Quarantine, Spans, Table, Tuple, Worker,
 };
 use aegis_core::net::{Origin, PortRange};
 use aegis_core::time::Time;
@@ -33,6 +33,7 @@ struct Judged {
     worker: Worker,
     slices: BTreeMap<String, (IpAddr, Pool)>,
     leases: BTreeMap<String, Lease>,
+    half_closed: BTreeMap<String, Tuple>,
     now: Time,
 }
 
@@ -65,7 +66,14 @@ impl Judged {
         };
         let table = Arc::new(Table::new(config, clock::seed()?)?);
         let worker = Worker::attach(Arc::clone(&table), clock::seed()?)?;
-        Ok(Self { table, worker, slices: BTreeMap::new(), leases: BTreeMap::new(), now: Time::ZERO })
+        Ok(Self {
+            table,
+            worker,
+            slices: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            half_closed: BTreeMap::new(),
+            now: Time::ZERO,
+        })
     }
 
     fn acquire(
@@ -87,7 +95,7 @@ impl Judged {
         };
         match lease {
             Ok(lease) => {
-                let answer = format!("ok {}", lease.source());
+                let answer = format!("ok {}", self.table.source(&lease)?);
                 self.leases.insert(name.to_owned(), lease);
                 Ok(answer)
             }
@@ -105,12 +113,19 @@ impl Judged {
             "half" => Closed::HalfClosed,
             // The socket is gone and the kernel keeps nothing.
             "rst" | "vanish" | "unread" => Closed::Reset,
-            // The hold that the half-close began covers the TIME_WAIT that may follow.
-            "peerfin" => return Ok(()),
+            // The hold that the half-close began ends, or becomes that of TIME_WAIT.
+            "peerfin" => {
+                let tuple = self.half_closed.remove(name).ok_or("no half-closed lease of that name")?;
+                self.table.peer_closed(&tuple, self.now);
+                return Ok(());
+            }
             _ => return Err(format!("unknown way to close {how:?}").into()),
         };
         let lease = self.leases.remove(name).ok_or("unknown lease")?;
-        Ok(self.table.release(lease, closed, self.now)?)
+        if closed == Closed::HalfClosed {
+            self.half_closed.insert(name.to_owned(), self.table.tuple(&lease)?);
+        }
+        Ok(self.worker.release(lease, closed, self.now)?)
     }
 }
 

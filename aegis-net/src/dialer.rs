@@ -122,8 +122,9 @@ impl Dialer {
             let lease = acquired.map_err(|Forked| ConnectError::Forked)?.map_err(|error| {
                 ConnectError::NoLease { error, explanation: Box::new(edge.explain(zone, &origin, now)) }
             })?;
-            let guard = Guard::new(edge.clone(), lease);
-            let refusal = match recipe::begin(guard.lease()) {
+            let tuple = edge.tuple(&lease).expect("granted a moment ago");
+            let guard = Guard::new(edge.clone(), lease, tuple);
+            let refusal = match recipe::begin(guard.tuple()) {
                 Ok(socket) => return Ok(Leased::new(socket, guard)),
                 Err(refusal) => refusal,
             };
@@ -140,7 +141,7 @@ impl Dialer {
                 }
                 Refusal::Socket { .. } => return Err(ConnectError::Machine(refusal)),
                 Refusal::Connect(error) => {
-                    let source_address = guard.lease().source();
+                    let source_address = guard.tuple().source;
                     guard.connect_failed();
                     return Err(failed(source_address, origin.address(), error));
                 }

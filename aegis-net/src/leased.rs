@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aegis_core::edge::Edge;
-use aegis_core::lease::{Closed, Lease, PoolKey};
+use aegis_core::lease::{Closed, Lease, PoolKey, Tuple};
 use aegis_core::net::{Origin, Protocol};
 use rustix::net::sockopt;
 
@@ -20,13 +20,14 @@ pub(crate) struct Guard {
     edge: Arc<Edge>,
     /// Taken only by the end of the guard.
     lease: Option<Lease>,
+    tuple: Tuple,
     closed: Closed,
 }
 
 impl Guard {
     /// Until there is a socket nothing was sent from the port.
-    pub(crate) fn new(edge: Arc<Edge>, lease: Lease) -> Self {
-        Self { edge, lease: Some(lease), closed: Closed::Unused }
+    pub(crate) fn new(edge: Arc<Edge>, lease: Lease, tuple: Tuple) -> Self {
+        Self { edge, lease: Some(lease), tuple, closed: Closed::Unused }
     }
 
     /// The connect has failed: something may have been sent.
@@ -34,8 +35,12 @@ impl Guard {
         self.closed = Closed::ConnectFailed;
     }
 
-    pub(crate) fn lease(&self) -> &Lease {
-        self.lease.as_ref().expect("taken only by the end of the guard")
+    pub(crate) fn tuple(&self) -> &Tuple {
+        &self.tuple
+    }
+
+    fn pool(&self) -> PoolKey {
+        self.lease.as_ref().expect("taken only by the end of the guard").pool()
     }
 
     /// Ends the lease in another way than by a release.
@@ -63,7 +68,7 @@ pub(crate) struct Leased<S> {
 
 impl<S> Leased<S> {
     pub(crate) fn new(socket: S, mut guard: Guard) -> Self {
-        guard.closed = match guard.lease().origin().protocol() {
+        guard.closed = match guard.tuple().origin.protocol() {
             Protocol::Tcp => Closed::Unknown,
             Protocol::Udp => Closed::UdpIdle,
         };
@@ -78,15 +83,15 @@ impl<S> Leased<S> {
     }
 
     pub(crate) fn source(&self) -> SocketAddr {
-        self.guard.lease().source()
+        self.guard.tuple().source
     }
 
     pub(crate) fn origin(&self) -> &Origin {
-        self.guard.lease().origin()
+        &self.guard.tuple().origin
     }
 
     pub(crate) fn pool(&self) -> PoolKey {
-        self.guard.lease().pool()
+        self.guard.pool()
     }
 }
 

@@ -56,16 +56,23 @@
 //! | [`Shared`] | memory of a lease table that several processes have |
 //! | [`Process`] | which process is it, and does it still live? |
 //! | [`ForkGuard`] | is this a forked child? |
+//! | [`check`] | is this machine fit to lease from its shares? |
+//! | [`sock_diag`] | which sockets does the kernel have, TIME_WAIT included? |
 //! | [`clock`] | the time and the seeds that `aegis-core` takes as arguments |
 
+pub mod check;
 pub mod clock;
 mod dialer;
 mod error;
 mod fork;
 mod leased;
+mod netlink;
 mod process;
+mod ranges;
 pub mod recipe;
 mod shared;
+pub mod sock_diag;
+mod sockopt;
 mod tcp;
 mod tcp_state;
 #[cfg(feature = "tokio")]

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use aegis_core::error::ErrorKind;
-use aegis_core::lease::{Conflict, Lease};
+use aegis_core::lease::{Conflict, Tuple};
 use aegis_core::net::Protocol;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, connect, getsockname, sockopt};
@@ -57,7 +57,7 @@ impl Refusal {
     }
 }
 
-/// Opens a socket at the lease's source and starts to connect it to the lease's origin.
+/// Opens a socket at a leased source and starts to connect it to the lease's origin.
 ///
 /// The socket is non-blocking. A UDP socket is connected when this returns. A TCP socket is connected or still
 /// connecting: wait until it is writable, then read its error (`SO_ERROR`). Close it before the lease is released:
@@ -66,18 +66,18 @@ impl Refusal {
 /// # Errors
 /// [`Refusal`]. No conflict is ever found later than here. (For IPv6 the kernel does not say that an address is not
 /// on the host; connections from it time out.)
-pub fn begin(lease: &Lease) -> Result<OwnedFd, Refusal> {
-    let source_address = lease.source();
+pub fn begin(tuple: &Tuple) -> Result<OwnedFd, Refusal> {
+    let source_address = tuple.source;
     let conflict = |conflict| Refusal::Conflict { conflict, source_address };
     let failed = |error: Errno| Refusal::Socket { source_address, error: error.into() };
 
-    let socket = prepare(lease).map_err(failed)?;
+    let socket = prepare(tuple).map_err(failed)?;
     bind(&socket, &source_address).map_err(|error| match error {
         Errno::ADDRINUSE => conflict(Conflict::PortInUse),
         Errno::ADDRNOTAVAIL => conflict(Conflict::NoSuchAddress),
         error => failed(error),
     })?;
-    match connect(&socket, &lease.origin().address()) {
+    match connect(&socket, &tuple.origin.address()) {
         Ok(()) | Err(Errno::INPROGRESS) => {}
         Err(Errno::ADDRNOTAVAIL) => return Err(conflict(Conflict::TupleInUse)),
         Err(error) => return Err(Refusal::Connect(error.into())),
@@ -90,19 +90,19 @@ pub fn begin(lease: &Lease) -> Result<OwnedFd, Refusal> {
         let error = format!("the kernel chose {bound} instead of the leased {source_address}");
         return Err(Refusal::Connect(io::Error::other(error)));
     }
-    if lease.origin().protocol() == Protocol::Udp {
+    if tuple.origin.protocol() == Protocol::Udp {
         discard_queued(&socket).map_err(|error| Refusal::Connect(error.into()))?;
     }
     Ok(socket)
 }
 
 /// A socket with every option that must be set before `bind`.
-fn prepare(lease: &Lease) -> rustix::io::Result<OwnedFd> {
-    let family = match lease.source().ip() {
+fn prepare(tuple: &Tuple) -> rustix::io::Result<OwnedFd> {
+    let family = match tuple.source.ip() {
         IpAddr::V4(_) => AddressFamily::INET,
         IpAddr::V6(_) => AddressFamily::INET6,
     };
-    let kind = match lease.origin().protocol() {
+    let kind = match tuple.origin.protocol() {
         Protocol::Tcp => SocketType::STREAM,
         Protocol::Udp => SocketType::DGRAM,
     };

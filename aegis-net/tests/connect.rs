@@ -76,7 +76,7 @@ fn a_lease_of_an_ipv6_address_is_opened_by_the_same_recipe() {
     let mut begin = |protocol, address: SocketAddr| {
         let origin = Origin::new(protocol, address).unwrap();
         let lease = worker.acquire_to(&pool, &origin, clock::now()).unwrap();
-        recipe::begin(&lease).unwrap()
+        recipe::begin(&worker.table().tuple(&lease).unwrap()).unwrap()
     };
 
     let _connecting = begin(Protocol::Tcp, tcp.local_addr().unwrap());

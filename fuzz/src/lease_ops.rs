@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use aegis_core::lease::{
     AcquireError, Closed, Config, Conflict, GranuleSlot, GranuleState, Lease, Pool, PoolKey, Quarantine,
-    ReleaseError, Spans, Table, Worker,
+    ReleaseError, Spans, Table, Tuple, Worker,
 };
 use aegis_core::net::{Origin, PortRange, Protocol};
 use aegis_core::time::Time;
@@ -70,7 +70,7 @@ struct World {
     leases: Vec<Lease>,
     now: u64,
     taken: BTreeMap<(Origin, SocketAddr), Taken>,
-    parked_ports: BTreeMap<SocketAddr, u64>,
+    parked_ports: BTreeMap<(Protocol, SocketAddr), u64>,
 }
 
 /// Deadlines are rounded up to quarters of a second.
@@ -96,6 +96,7 @@ impl World {
             quarantine,
             park_port,
             park_tuple,
+            ..Config::default()
         };
         let table = Arc::new(Table::new(config, [1; 32]).expect("a small table"));
         let granules: Vec<_> = (0..1 + input.below(3) as u16)
@@ -181,7 +182,7 @@ impl World {
     }
 
     fn may_grant(&self, origin: Origin, source: SocketAddr) -> bool {
-        !self.taken.contains_key(&(origin, source)) && !self.parked_ports.contains_key(&source)
+        !self.taken.contains_key(&(origin, source)) && !self.parked_ports.contains_key(&(origin.protocol(), source))
     }
 
     fn acquire(&mut self, input: &mut Input<'_>) {
@@ -198,8 +199,9 @@ impl World {
         };
         match answer {
             Ok(lease) => {
-                let source = lease.source();
-                assert_eq!((lease.origin(), lease.pool()), (&origin, pool.key()));
+                let leased = self.table.tuple(&lease).expect("a live lease of this table");
+                assert_eq!((leased.origin, lease.pool()), (origin, pool.key()));
+                let source = leased.source;
                 assert!(self.sources(count).any(|s| s == source), "{source} is not in an owned granule");
                 assert!(
                     self.may_grant(origin, source),
@@ -227,7 +229,8 @@ impl World {
     fn release(&mut self, input: &mut Input<'_>) {
         let Some(lease) = self.some_lease(input) else { return };
         let closed = input.pick(&Closed::ALL);
-        let key = (*lease.origin(), lease.source());
+        let Tuple { origin, source } = self.table.tuple(&lease).expect("a live lease of this table");
+        let key = (origin, source);
         self.table.release(lease, closed, self.time()).expect("a live lease of this table");
         let hold = self.quarantine.hold(key.0.protocol(), closed);
         if hold.is_zero() {
@@ -240,7 +243,7 @@ impl World {
     fn conflict(&mut self, input: &mut Input<'_>) {
         let Some(lease) = self.some_lease(input) else { return };
         let cause = input.pick(&[Conflict::TupleInUse, Conflict::PortInUse, Conflict::NoSuchAddress]);
-        let (origin, source) = (*lease.origin(), lease.source());
+        let Tuple { origin, source } = self.table.tuple(&lease).expect("a live lease of this table");
         self.table.conflict(lease, cause, self.time()).expect("a live lease of this table");
         let span = match cause {
             Conflict::NoSuchAddress => {
@@ -255,7 +258,7 @@ impl World {
         if cause == Conflict::PortInUse {
             // A second conflict on a parked port does not move its time.
             self.forget_past();
-            self.parked_ports.entry(source).or_insert(until);
+            self.parked_ports.entry((origin.protocol(), source)).or_insert(until);
         }
     }
 

@@ -2,6 +2,8 @@
 //! share ports of its own.
 #![allow(dead_code, unreachable_pub, reason = "part of every test file; none uses all of it")]
 
+pub mod netns;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
@@ -23,6 +25,7 @@ const TELLING: Spans = Spans {
     connect_failed: Duration::from_secs(400),
     half_closed: Duration::from_secs(500),
     udp: Duration::from_secs(600),
+    ..Spans::ZERO
 };
 
 /// A dialer over some ports of one granule.
@@ -109,7 +112,8 @@ impl Share {
         let mut worker = edge.worker(clock::seed().unwrap()).unwrap();
         let acquire = || worker.acquire(&self.zone, &origin, clock::now()).ok();
         let leases: Vec<_> = std::iter::from_fn(acquire).collect();
-        for lease in leases.into_iter().filter(|lease| self.ports.contains(lease.source().port())) {
+        let wanted = |lease: &_| self.ports.contains(edge.source(lease).unwrap().port());
+        for lease in leases.into_iter().filter(wanted) {
             edge.release(lease, Closed::Unused, clock::now()).unwrap();
         }
     }
