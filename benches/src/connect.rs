@@ -7,16 +7,16 @@
 use std::io::{self, BufRead, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SocketFlags, SocketType, acceptfrom, bind, connect, listen, socket_with, sockopt,
+    AddressFamily, SocketFlags, SocketType, accept, bind, connect, listen, socket_with, sockopt,
 };
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::contender::Scene;
 use crate::kernel;
@@ -84,7 +84,13 @@ const EGRESS: Ipv4Addr = Ipv4Addr::new(127, 66, 0, 1);
 /// Outside of every share.
 const ORIGIN: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 2), 1_043);
 /// Connections that may wait to be accepted. More would be dropped, and come again after a second.
-const WAITING: u64 = 256;
+const WAITING: u32 = 1_024;
+/// With an origin that accepts nothing.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Connects between two looks at how many wait.
+const UNLOOKED: u64 = 32;
+/// Connections that the origin may hold which were reset, before it looks for them.
+const RESET: usize = 500;
 
 /// Who opens and closes connections.
 struct Opener {
@@ -92,7 +98,7 @@ struct Opener {
     share: Share,
     ours: Dialled,
     random: Random,
-    accepted: Arc<AtomicU64>,
+    listener: OwnedFd,
     opened: u64,
 }
 
@@ -108,63 +114,45 @@ struct Open {
 /// The input or output breaks, or the kernel does what it should not.
 pub fn serve(name: &str, share: Share) -> io::Result<()> {
     let Some(way) = Way::of(name) else { return Err(io::Error::other(format!("no way {name:?}"))) };
-    if let Err(error) = prepare(share) {
-        println_flushed(&format!("no network namespace of its own: {error}"))?;
-        return Ok(());
+    if let Err(error) = kernel::own_network() {
+        return println_flushed(&format!("no network namespace of its own: {error}"));
     }
+    let (wanted, allowed) = descriptors(share.live);
+    if allowed < wanted {
+        return println_flushed(&format!("{allowed} descriptors are allowed, {wanted} are needed"));
+    }
+    let listener = listener()?;
+    let mut origin = origin(&listener)?;
     let mut opener = Opener {
         way,
         share,
         ours: Dialled::new(share.scene(), EGRESS, ORIGIN),
         random: Random::new(17),
-        accepted: accepting()?,
+        listener,
         opened: 0,
     };
-    let mut live = match opener.fill() {
-        Ok(live) => live,
-        Err(error) => return println_flushed(&format!("it does not fill the share: {error}")),
-    };
-    println_flushed("ready")?;
-    for line in io::stdin().lock().lines() {
-        let n: u32 = line?.trim().parse().map_err(io::Error::other)?;
-        let times = (0..n).map(|_| opener.churn(&mut live)).collect::<io::Result<Vec<_>>>()?;
-        let times: Vec<_> = times.iter().map(|time| time.as_nanos().to_string()).collect();
-        println_flushed(&times.join(" "))?;
-    }
-    Ok(())
-}
-
-fn println_flushed(line: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{line}")?;
-    out.flush()
-}
-
-fn prepare(share: Share) -> io::Result<()> {
-    kernel::own_network()?;
-    // Both ends of every connection, and those that were reset but not replaced yet.
-    kernel::room_for_descriptors(u64::from(share.live) + u64::from(share.scene().ports()) + 1_000)
-}
-
-/// The origin: accepts, and keeps every connection until another one comes from its port. They were reset then.
-fn accepting() -> io::Result<Arc<AtomicU64>> {
-    let listener = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    bind(&listener, &ORIGIN)?;
-    listen(&listener, 4_096)?;
-    let accepted = Arc::new(AtomicU64::new(0));
-    let count = Arc::clone(&accepted);
-    thread::spawn(move || {
-        let mut by_port: Vec<Option<OwnedFd>> = (0..=u16::MAX).map(|_| None).collect();
-        while let Ok((socket, Some(peer))) = acceptfrom(&listener) {
-            let peer = SocketAddr::try_from(peer).expect("an IPv4 listener");
-            by_port[usize::from(peer.port())] = Some(socket);
-            count.fetch_add(1, SeqCst);
-        }
-    });
-    Ok(accepted)
+    let served = opener.serve();
+    origin.kill()?;
+    origin.wait()?;
+    served
 }
 
 impl Opener {
+    fn serve(&mut self) -> io::Result<()> {
+        let mut live = match self.fill() {
+            Ok(live) => live,
+            Err(error) => return println_flushed(&format!("it does not fill the share: {error}")),
+        };
+        println_flushed("ready")?;
+        for line in io::stdin().lock().lines() {
+            let n: u32 = line?.trim().parse().map_err(io::Error::other)?;
+            let times = (0..n).map(|_| self.churn(&mut live)).collect::<io::Result<Vec<_>>>()?;
+            let times: Vec<_> = times.iter().map(|time| time.as_nanos().to_string()).collect();
+            println_flushed(&times.join(" "))?;
+        }
+        Ok(())
+    }
+
     /// As many connections as are open all the time.
     fn fill(&mut self) -> io::Result<Vec<Open>> {
         let (lo, hi) = (self.share.lo(), self.share.hi());
@@ -176,6 +164,7 @@ impl Opener {
                 for granule in (lo..=hi).step_by(2_048) {
                     kernel::set_system_range(granule, granule + 2_047)?;
                     for _ in 0..self.share.live / u32::from(self.share.granules) {
+                        self.wait_for_origin()?;
                         live.push(self.open()?);
                     }
                 }
@@ -184,6 +173,7 @@ impl Opener {
             _ => {
                 kernel::set_system_range(2_000, u16::MAX)?;
                 for _ in 0..self.share.live {
+                    self.wait_for_origin()?;
                     live.push(self.open()?);
                 }
             }
@@ -197,14 +187,12 @@ impl Opener {
 
     /// Ends a random connection, and times the opening of another; with none open, ends that one.
     fn churn(&mut self, live: &mut Vec<Open>) -> io::Result<Duration> {
+        self.wait_for_origin()?;
         let full = self.share.live != 0;
         if full {
             let nth = self.random.below(live.len() as u32) as usize;
             let ended = live.swap_remove(nth);
             self.close(ended)?;
-        }
-        while self.opened.saturating_sub(self.accepted.load(SeqCst)) > WAITING {
-            thread::yield_now();
         }
         let start = Instant::now();
         let open = self.open()?;
@@ -215,6 +203,21 @@ impl Opener {
             self.close(open)?;
         }
         Ok(took)
+    }
+
+    /// Lets the origin accept what waits, so that nothing is dropped.
+    fn wait_for_origin(&mut self) -> io::Result<()> {
+        self.opened += 1;
+        if self.opened % UNLOOKED == 0 {
+            let start = Instant::now();
+            while kernel::waiting(&self.listener)? > WAITING {
+                if start.elapsed() > PATIENCE {
+                    return Err(io::Error::other("the origin does not accept"));
+                }
+                thread::yield_now();
+            }
+        }
+        Ok(())
     }
 
     fn open(&mut self) -> io::Result<Open> {
@@ -264,7 +267,6 @@ impl Opener {
                 }
             },
         };
-        self.opened += 1;
         Ok(open)
     }
 
@@ -277,6 +279,54 @@ impl Opener {
         }
         Ok(())
     }
+}
+
+fn listener() -> io::Result<OwnedFd> {
+    let listener = tcp()?;
+    bind(&listener, &ORIGIN)?;
+    listen(&listener, 4_096)?;
+    Ok(listener)
+}
+
+/// The origin, in a process of its own because of the limit of descriptors; its listener is its input.
+fn origin(listener: &OwnedFd) -> io::Result<Child> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["--child", "origin"]).stdin(listener.try_clone()?).stdout(Stdio::null()).spawn()
+}
+
+/// Accepts for ever, and keeps what was not reset.
+///
+/// # Errors
+/// The kernel does not accept.
+pub fn accept_all() -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    let listener = io::stdin();
+    descriptors(u32::from(u16::MAX));
+    let (mut open, mut look_at) = (Vec::<OwnedFd>::new(), RESET);
+    loop {
+        open.push(accept(&listener)?);
+        if open.len() >= look_at {
+            let mut polled: Vec<_> =
+                open.iter().map(|socket| PollFd::new(socket, PollFlags::RDHUP)).collect();
+            poll(&mut polled, Some(&Timespec::default()))?;
+            let mut reset =
+                polled.iter().map(|socket| !socket.revents().is_empty()).collect::<Vec<_>>().into_iter();
+            open.retain(|_| !reset.next().unwrap_or(false));
+            look_at = open.len() + RESET;
+        }
+    }
+}
+
+/// How many descriptors so many connections need at either end, and how many there can be.
+fn descriptors(connections: u32) -> (u64, u64) {
+    let wanted = u64::from(connections) + 2 * RESET as u64;
+    (wanted, kernel::allow_descriptors(wanted))
+}
+
+fn println_flushed(line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
 }
 
 fn tcp() -> io::Result<OwnedFd> {

@@ -36,17 +36,17 @@ pub(crate) fn set_system_range(lo: u16, hi: u16) -> io::Result<()> {
     fs::write("/proc/sys/net/ipv4/ip_local_port_range", format!("{lo} {hi}"))
 }
 
-/// Room for so many open descriptors.
-///
-/// # Errors
-/// The limit may not be raised that far.
-pub(crate) fn room_for_descriptors(n: u64) -> io::Result<()> {
+/// Allows as many open descriptors as may be allowed, at best `wanted`; says how many.
+pub(crate) fn allow_descriptors(wanted: u64) -> u64 {
     let now = getrlimit(Resource::Nofile);
-    if now.current.is_none_or(|current| current >= n) {
-        return Ok(());
+    let room = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+    let raised = Rlimit { current: Some(wanted), maximum: now.maximum.map(|maximum| maximum.max(wanted)) };
+    if room(now.current) >= wanted || setrlimit(Resource::Nofile, raised).is_ok() {
+        return room(now.current).max(wanted);
     }
-    let maximum = now.maximum.map(|maximum| maximum.max(n));
-    Ok(setrlimit(Resource::Nofile, Rlimit { current: Some(n), maximum })?)
+    // Up to the hard limit anyone may go.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum });
+    room(getrlimit(Resource::Nofile).current)
 }
 
 /// `IP_BIND_ADDRESS_NO_PORT`: bind an address, and leave the port to `connect`.
@@ -64,6 +64,21 @@ pub(crate) fn bind_address_only(socket: impl AsFd) -> io::Result<()> {
 pub(crate) fn set_port_range(socket: impl AsFd, lo: u16, hi: u16) -> io::Result<()> {
     const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
     set_ip_option(socket, IP_LOCAL_PORT_RANGE, u32::from(hi) << 16 | u32::from(lo))
+}
+
+/// Connections that wait for `accept` at a listener.
+///
+/// # Errors
+/// It is no TCP socket.
+pub(crate) fn waiting(listener: impl AsFd) -> io::Result<u32> {
+    // SAFETY: all of its fields are integers.
+    let mut info: libc::tcp_info = unsafe { core::mem::zeroed() };
+    let mut size = size_of_val(&info) as libc::socklen_t;
+    let (fd, to) = (listener.as_fd().as_raw_fd(), (&raw mut info).cast());
+    // SAFETY: the kernel writes at most `size` bytes, and the structure has as many.
+    checked(unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, to, &raw mut size) })?;
+    // Of a listener that is the length of its queue.
+    Ok(info.tcpi_unacked)
 }
 
 fn set_ip_option(socket: impl AsFd, option: libc::c_int, value: u32) -> io::Result<()> {

@@ -25,6 +25,7 @@ pub(crate) fn serve(words: &[String]) -> Result<(), String> {
             let share = connect::Share { granules, live: number(live)? };
             connect::serve(way, share).map_err(|error| format!("{way}: {error}"))
         }
+        ["origin"] => connect::accept_all().map_err(|error| format!("origin: {error}")),
         ["count", name, n] => {
             let found = count::run(name, number(n)?.into());
             found.then_some(()).ok_or_else(|| format!("no loop {name:?}; there are {:?}", count::LOOPS))
