@@ -1,6 +1,7 @@
 //! What is measured: a thing that grants ports towards origins, and the loops that exercise it.
 
 use core::hint::black_box;
+use core::ops::Range;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use crate::random::Random;
@@ -50,10 +51,16 @@ pub trait Contender {
     fn release(&mut self, lease: Self::Lease);
 
     /// The port granted.
-    fn port(lease: &Self::Lease) -> u16;
+    fn port(&self, lease: &Self::Lease) -> u16;
 
     /// Milliseconds since the start of the run; called between loops.
     fn set_time(&mut self, _ms: u64) {}
+}
+
+/// A contender that threads share.
+pub trait Beside: Contender<Lease: Send> + Send + Sized {
+    /// The same ports for another thread, whose choice is `nth`'s.
+    fn beside(&self, nth: u64) -> Self;
 }
 
 /// Fills every origin to the given number of leases; the leases of one origin stand together.
@@ -61,8 +68,12 @@ pub trait Contender {
 /// # Panics
 /// A lease is refused although a port is free: the contender is broken.
 pub fn fill<C: Contender>(contender: &mut C, scene: Scene, leases: u32) -> Vec<C::Lease> {
-    let mut live = Vec::with_capacity(scene.origins as usize * leases as usize + 1);
-    for origin in 0..scene.origins {
+    fill_towards(contender, 0..scene.origins, leases)
+}
+
+fn fill_towards<C: Contender>(contender: &mut C, origins: Range<u32>, leases: u32) -> Vec<C::Lease> {
+    let mut live = Vec::with_capacity(origins.len() * leases as usize + 1);
+    for origin in origins {
         for _ in 0..leases {
             live.push(contender.acquire(origin).expect("a port is free"));
         }
@@ -74,7 +85,7 @@ pub fn fill<C: Contender>(contender: &mut C, scene: Scene, leases: u32) -> Vec<C
 #[derive(Debug)]
 pub struct Churn<C: Contender> {
     contender: C,
-    scene: Scene,
+    origins: Range<u32>,
     live: Vec<Option<C::Lease>>,
     per_origin: u32,
     random: Random,
@@ -82,25 +93,33 @@ pub struct Churn<C: Contender> {
 
 impl<C: Contender> Churn<C> {
     /// `leases` live towards every origin.
-    pub fn new(mut contender: C, scene: Scene, leases: u32) -> Self {
-        let live = fill(&mut contender, scene, leases).into_iter().map(Some).collect();
-        let mut churn = Self { contender, scene, live, per_origin: leases, random: Random::new(1) };
+    pub fn new(contender: C, scene: Scene, leases: u32) -> Self {
+        Self::towards(contender, scene, 0..scene.origins, leases)
+    }
+
+    /// `leases` live towards each of some origins.
+    pub fn towards(mut contender: C, scene: Scene, origins: Range<u32>, leases: u32) -> Self {
+        let live = fill_towards(&mut contender, origins.clone(), leases).into_iter().map(Some).collect();
+        let pairs = origins.len() as u64 * u64::from(scene.ports()) * 3;
+        let mut churn = Self { contender, origins, live, per_origin: leases, random: Random::new(1) };
         // No port is fresh any more: what has rested, what has been pushed in order is churned through.
-        churn.pairs(u64::from(scene.origins * scene.ports()) * 3);
+        churn.pairs(pairs);
         churn
     }
 
     /// Ends a random connection and begins one to the same origin, `n` times.
     pub fn pairs(&mut self, n: u64) {
         let mut random = self.random.clone();
+        let (first, origins) = (self.origins.start, self.origins.len() as u32);
         for _ in 0..n {
-            let origin = random.below(self.scene.origins);
+            let nth = random.below(origins);
+            let origin = first + nth;
             if self.per_origin == 0 {
                 let lease = black_box(self.contender.acquire(black_box(origin)).expect("a port is free"));
                 self.contender.release(lease);
                 continue;
             }
-            let at = (origin * self.per_origin + random.below(self.per_origin)) as usize;
+            let at = (nth * self.per_origin + random.below(self.per_origin)) as usize;
             let ended = self.live[at].take().expect("every place is filled again");
             self.contender.release(ended);
             let lease = self.contender.acquire(black_box(origin)).expect("a port is free");

@@ -1,22 +1,46 @@
 //! How fast the hot paths are, next to what people use instead, measured in the same run.
 //!
 //! Everything that is measured stands behind [`Contender`], so that ours and the peers do the same work in the same
-//! loop, and so that one test can check that none of them is broken. The binary prints the Markdown table; the
+//! loop, and so that one test can check that none of them is broken. The binary prints the Markdown tables; the
 //! bench target `statistics` gives the same contenders to criterion.
-#![forbid(unsafe_code)]
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | `contender`, `ours`, `peers` | who is measured |
+//! | `rounds`, `threads`, `tail` | how: in turns; on two threads; pair by pair |
+//! | `counting`, [`safety`], [`memory`], [`connect`] | the cost of counters; duplicates; resident memory; real connections |
+//! | `lookup` | owners of returning packets |
+//! | [`count`] | fixed loops for counting instructions |
+#![deny(unsafe_code)]
 
+pub mod connect;
 mod contender;
+mod cores;
+pub mod count;
+mod counting;
+mod kernel;
 mod lookup;
+pub mod memory;
 mod ours;
 mod peers;
 mod random;
 mod rounds;
+pub mod safety;
+mod tail;
+mod threads;
 
-pub use contender::{Churn, Contender, Scene, fill, refusal};
+pub use contender::{Beside, Churn, Contender, Scene, fill, refusal};
+pub use cores::{core_to_core, cores};
+pub use counting::{Counted, Counters, FourShared, OnesOwn};
 pub use lookup::{
     BATCH, Hashed, Lookup, Packet, Question, SoftUnicast, Sorted, StdHashed, ask, layout, packets,
 };
 pub use ours::{Access, Ours, Resting};
-pub use peers::{Bitmap, DashSet, Empty, PapayaSet, PerOrigin, Ring, SccSet, Set, Sets, Shared, Stack};
+pub use peers::{
+    Bitmap, DashSet, Empty, HaproxyRing, Hashbrown, PapayaSet, PerOrigin, Ring, SccSet, Set, Sets, Sharded,
+    Shared, Stack,
+};
 pub use random::Random;
 pub use rounds::{Effort, Measured, Race};
+pub use tail::{Tails, Times};
+pub use threads::{Scaled, THREADS, Threaded};

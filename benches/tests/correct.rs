@@ -22,7 +22,7 @@ fn check<C: Contender>(name: &str, mut contender: C) {
     let mut random = Random::new(5);
     for turn in 0..2_000 {
         for (nth, leases) in (0..).zip(&mut by_origin) {
-            let ports: BTreeSet<u16> = leases.iter().map(C::port).collect();
+            let ports: BTreeSet<u16> = leases.iter().map(|lease| contender.port(lease)).collect();
             assert_eq!(ports, all, "{name}, turn {turn}: every port once, none twice");
             assert!(contender.acquire(nth).is_none(), "{name}, turn {turn}: refuses when full");
             // Some end, and as many can begin: no more, no fewer.

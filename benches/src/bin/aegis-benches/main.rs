@@ -1,0 +1,57 @@
+//! Prints the Markdown tables of `benches/README.md`: ours next to the peers, in one run.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "the tables are the product")]
+
+mod arguments;
+mod children;
+mod connects;
+mod crowds;
+mod lookups;
+mod pairs;
+mod table;
+mod tails;
+mod threads;
+
+use std::process::ExitCode;
+
+use arguments::{Arguments, Command, HELP};
+use table::Run;
+
+fn main() -> ExitCode {
+    let done = Arguments::given().and_then(|arguments| match arguments.command {
+        Command::Help => {
+            println!("{HELP}");
+            Ok(())
+        }
+        Command::Report => {
+            report(&arguments);
+            Ok(())
+        }
+        Command::Child(words) => children::serve(&words),
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn report(arguments: &Arguments) {
+    println!("{}", arguments::machine(arguments.date.as_deref()));
+    let run = Run { effort: arguments.effort, quick: arguments.quick, pairs: arguments.pairs };
+    let tables = [
+        pairs::table(),
+        threads::table(),
+        tails::table(),
+        threads::accounting(),
+        crowds::table(),
+        children::memory(),
+        connects::table(),
+        lookups::table(),
+    ];
+    for table in tables {
+        table.print(&run, &arguments.only);
+    }
+}
