@@ -33,7 +33,7 @@ pub enum Resting {
 }
 
 /// Threads that share a table here, at most.
-const WORKERS: u8 = 8;
+const WORKERS: u16 = 8;
 
 /// A lease table with one worker and one pool.
 #[derive(Debug)]
@@ -90,11 +90,11 @@ impl Contender for Ours {
 
     #[inline]
     fn release(&mut self, lease: Lease) {
-        self.table.release(lease, Closed::Active, self.now).expect("every lease is released once");
+        self.worker.release(lease, Closed::Active, self.now).expect("every lease is released once");
     }
 
     fn port(&self, lease: &Lease) -> u16 {
-        lease.source().port()
+        self.table.source(lease).map_or(0, |source| source.port())
     }
 
     fn set_time(&mut self, ms: u64) {
@@ -150,11 +150,11 @@ impl Contender for Bare {
     }
 
     fn release(&mut self, lease: Lease) {
-        self.table.release(lease, Closed::Active, self.now).expect("every lease is released once");
+        self.worker.release(lease, Closed::Active, self.now).expect("every lease is released once");
     }
 
     fn port(&self, lease: &Lease) -> u16 {
-        lease.source().port()
+        self.table.source(lease).map_or(0, |source| source.port())
     }
 
     fn set_time(&mut self, ms: u64) {
@@ -188,7 +188,7 @@ impl Dialled {
     /// A lease is refused.
     pub(crate) fn acquire(&mut self) -> (Lease, SocketAddr) {
         let lease = self.worker.acquire(&mut self.handle, clock::now()).expect("a port is free");
-        let source = lease.source();
+        let source = self.table.source(&lease).expect("granted a moment ago");
         (lease, source)
     }
 
@@ -197,7 +197,7 @@ impl Dialled {
     /// # Errors
     /// The kernel refuses.
     pub(crate) fn begin(&self, lease: &Lease) -> io::Result<OwnedFd> {
-        recipe::begin(lease).map_err(io::Error::other)
+        recipe::begin(&self.table.tuple(lease).map_err(io::Error::other)?).map_err(io::Error::other)
     }
 
     /// Gives the lease of a connection back that was reset.

@@ -10,7 +10,7 @@ use crate::time::Time;
 use super::choice::Choice;
 use super::grant::At;
 use super::granules::Verdict;
-use super::handle::{STASHED, Stash, Stashed};
+use super::handle::{MOST_STASHED, Stash};
 use super::home::{Home, Single, What};
 use super::map::WORKER_GRANTED;
 use super::page::{Candidates, Page, Preference};
@@ -28,6 +28,9 @@ pub(super) type Acquired<T = Lease> = Result<T, AcquireError>;
 /// Random draws before the free ports are counted. At 80 % full 15 draws miss once in 28 times; more draws would
 /// cost more than the count they save.
 const DRAWS: u32 = 15;
+
+/// Random draws among resting ports before all of the older generation are written down.
+const DRAWS_BEFORE_STASH: u32 = 1;
 
 /// Rounds that find something which then is gone: each has seen somebody else succeed. So many in a row mean that the
 /// table's memory says what is not true.
@@ -85,7 +88,7 @@ impl Hand {
 
     #[inline]
     fn slot<'a, M: Memory>(&self, table: &'a Table<M>) -> Slot<'a> {
-        Slot::new(table.worker_words(self.number))
+        table.slot_of(self.number)
     }
 
     #[inline]
@@ -147,23 +150,22 @@ impl Hand {
         let mut full_is_ruled_out = false;
         // Most pools have one granule, and draws from a few often meet the same one: look its page up once.
         let mut known = None;
-        for _ in 0..DRAWS {
+        for nth in 0..DRAWS {
             let (drawn, sample) = self.choice.draw(target.sources.ports());
             let (source, offset) = target.sources.locate(drawn);
             let (found, page) = match known {
                 Some((seen, found, page)) if seen == source => (found, page),
                 _ => {
-                    let found = match target.page(source) {
+                    let (found, page) = match target.view(source) {
                         Some(found) => found,
                         None => match self.from_home(target, source, offset)? {
                             Some(lease) => return Ok(lease),
-                            None => match target.page(source) {
+                            None => match target.view(source) {
                                 Some(found) => found,
                                 None => break,
                             },
                         },
                     };
-                    let page = target.table.page(found.index);
                     if page.is_due(now) {
                         target.table.sweep(found.index, page, now, self.slot(target.table));
                     }
@@ -183,6 +185,9 @@ impl Hand {
                     }
                     return Ok(lease);
                 }
+            }
+            if nth == DRAWS_BEFORE_STASH && target.can_stash() {
+                break;
             }
             if !full_is_ruled_out {
                 // Only now, because most first draws succeed.
@@ -268,14 +273,14 @@ impl Hand {
         Tag::live(self.owner, self.generation)
     }
 
-    #[inline]
+    #[inline(always)]
     fn lease<M: Memory>(&self, target: &Target<'_, M>, at: At, offset: u32, tag: Tag) -> Lease {
         let quota = target.pool.quota().map_or(0, |quota| quota.0 + 1);
         Lease::new(at, offset, tag, target.table.id(), target.pool.key(), quota)
     }
 
     /// Takes one port, if it still can be had.
-    #[inline]
+    #[inline(always)]
     fn claim<M: Memory>(
         &mut self,
         target: &mut Target<'_, M>,
@@ -286,12 +291,6 @@ impl Hand {
     ) -> Option<Lease> {
         let table = target.table;
         let place = &target.sources.list()[source];
-        // The page is in memory that others write to; what a source has is not.
-        if offset >= target.sources.ports_of(source)
-            || !table.grants(place.granule, target.protocol, target.now)
-        {
-            return None;
-        }
         let slot = self.slot(table);
         let intent = slot.intent(found.index);
         // Named before the claim, so that whoever finds a port taken but not tagged knows where to look.
@@ -331,29 +330,33 @@ impl Hand {
         lease
     }
 
-    /// The next port that was drawn in advance.
-    #[inline]
+    /// A port that was resting in the older generation when all of them were written down, and still is.
+    #[inline(always)]
     fn from_stash<M: Memory>(&mut self, target: &mut Target<'_, M>) -> Option<Lease> {
         loop {
-            let stash = target.stash.as_deref_mut()?;
-            let last = stash.len.checked_sub(1)?;
-            let Stashed { source, offset, flips } = stash.ports[last];
-            stash.len = last;
+            let scarce = target.stash.as_deref()?.scarce;
+            if scarce == 0 {
+                return None;
+            }
             // Anything that may have brought a free port back has changed the hint.
-            let scarce = stash.scarce;
             let stands = target.hint().is_some_and(|hint| hint.load(SeqCst) == scarce)
                 && target.now.as_millis() < scarce >> 8;
-            let source = source as usize;
-            let page = match stands.then(|| target.page(source)).flatten() {
-                Some(found) => found,
-                None => {
-                    target.stash.as_deref_mut()?.len = 0;
-                    return None;
-                }
-            };
-            let view = target.table.page(page.index);
-            if view.flips() == flips && view.peek(offset) == Some(Preference::Old) {
-                if let Some(lease) = self.claim(target, source, view, page, offset) {
+            let stash = target.stash.as_deref_mut()?;
+            if !stands {
+                stash.ports.clear();
+                stash.scarce = 0;
+                return None;
+            }
+            let len = stash.ports.len() as u32;
+            if len == 0 {
+                return None;
+            }
+            let (source, offset) = stash.ports.swap_remove(self.choice.below(len) as usize);
+            let (source, offset) = (usize::from(source), u32::from(offset));
+            let flips = stash.flips[source];
+            let (found, page) = target.view(source)?;
+            if page.flips() == flips && page.peek(offset) == Some(Preference::Old) {
+                if let Some(lease) = self.claim(target, source, page, found, offset) {
                     return Some(lease);
                 }
             }
@@ -400,7 +403,7 @@ impl Hand {
             }
             let lease = match class {
                 Preference::Old if target.can_stash() => {
-                    self.fill_stash(target, among);
+                    self.fill_stash(target);
                     self.from_stash(target)
                 }
                 _ => {
@@ -421,6 +424,7 @@ impl Hand {
                     let page = target.table.page(found.index);
                     // If it fails somebody else was faster, or the port is a stranger's: count again.
                     page.select(class, rank)
+                        .filter(|&offset| target.has(source, offset))
                         .and_then(|offset| self.claim(target, source, page, found, offset))
                         .and_then(|lease| self.within_limit(target, source, lease))
                         .inspect(|_| target.sample(source, page))
@@ -444,44 +448,28 @@ impl Hand {
         (source.expect("the rank is below the sum of the counts"), rank)
     }
 
-    /// Draws ports of the older generation in advance, all sequences of them equally likely.
-    fn fill_stash<M: Memory>(&mut self, target: &mut Target<'_, M>, among: u32) {
+    /// Writes down all ports of the older generation.
+    fn fill_stash<M: Memory>(&mut self, target: &mut Target<'_, M>) {
         let scarce = target.hint().map_or(0, |hint| hint.load(SeqCst));
-        let mut ranks = [0; STASHED];
-        let drawn = self.choice.distinct(among, &mut ranks);
-        // In one pass over each page: by rank, each with its place in the sequence.
-        let mut order: [(u32, usize); STASHED] = core::array::from_fn(|place| (ranks[place], place));
-        let order = &mut order[..drawn];
-        order.sort_unstable();
-        let mut ports = [None; STASHED];
-        let (mut next, mut before) = (0, 0);
-        for (source, count) in self.counts.iter().enumerate() {
-            let end = before + count.old;
-            let here = order[next..].iter().take_while(|(rank, _)| *rank < end).count();
-            if here != 0 {
-                let mut local = [0; STASHED];
-                for (local, (rank, _)) in local.iter_mut().zip(&order[next..next + here]) {
-                    *local = rank - before;
-                }
-                if let Some(found) = target.page(source) {
-                    let page = target.table.page(found.index);
-                    page.select_many(Preference::Old, &local[..here], |nth, offset| {
-                        let place = order[next + nth].1;
-                        ports[place] = Some(Stashed { source: source as u32, offset, flips: count.flips });
-                    });
-                }
-                next += here;
+        let Some(stash) = target.stash.take() else { return };
+        stash.ports.clear();
+        stash.flips.clear();
+        for source in 0..target.sources.list().len() {
+            let count = self.counts[source];
+            stash.flips.push(count.flips);
+            if count.old == 0 {
+                continue;
             }
-            before = end;
-        }
-        if let Some(stash) = target.stash.as_deref_mut() {
-            stash.len = 0;
-            stash.scarce = scarce;
-            for port in ports.into_iter().flatten() {
-                stash.ports[stash.len] = port;
-                stash.len += 1;
+            if let Some((_, page)) = target.view(source) {
+                page.each(Preference::Old, |offset| {
+                    if target.has(source, offset) {
+                        stash.ports.push((source as u16, offset as u16));
+                    }
+                });
             }
         }
+        stash.scarce = scarce;
+        target.stash = Some(stash);
     }
 
     /// Sweeps what is due and counts, source by source; returns the sum.
@@ -680,7 +668,21 @@ fn without_quota(lease: &Lease) -> Lease {
     Lease::new(lease.at(), lease.offset(), lease.tag(), lease.table(), lease.pool(), 0)
 }
 
-impl<M: Memory> Target<'_, M> {
+impl<'a, M: Memory> Target<'a, M> {
+    /// The page of a source, if there is one, and a view of it.
+    #[inline(always)]
+    fn view(&mut self, source: usize) -> Option<(PageRef, Page<'a>)> {
+        let table = self.table;
+        if let Some(&known) = self.pages.get(source).filter(|known| known.life != 0) {
+            let page = table.page(known.index);
+            if page.life() == known.life {
+                return Some((known, page));
+            }
+        }
+        let found = self.look_up(source)?;
+        Some((found, table.page(found.index)))
+    }
+
     fn record_of(&self, source: usize) -> Record {
         self.sources.list()[source].record(self.record, self.protocol)
     }
@@ -688,15 +690,17 @@ impl<M: Memory> Target<'_, M> {
     /// The page of a source, if there is one.
     #[inline]
     fn page(&mut self, source: usize) -> Option<PageRef> {
-        match self.pages.get(source) {
-            Some(&known) if known.life != 0 && self.table.page(known.index).life() == known.life => {
-                Some(known)
-            }
-            _ => self.look_up(source),
-        }
+        Some(self.view(source)?.0)
+    }
+
+    /// Does the source have a port there? What a page says comes from memory that others write to; this does not.
+    #[inline]
+    fn has(&self, source: usize, offset: u32) -> bool {
+        offset < self.sources.ports_of(source)
     }
 
     #[cold]
+    #[inline(never)]
     fn look_up(&mut self, source: usize) -> Option<PageRef> {
         self.forget(source);
         let found = self.table.find_page(self.record_of(source), self.sources.list()[source].granule)?;
@@ -740,7 +744,7 @@ impl<M: Memory> Target<'_, M> {
         }
         self.pages.fill(PageRef::default());
         if let Some(stash) = self.stash.as_deref_mut() {
-            stash.len = 0;
+            stash.scarce = 0;
         }
         Ok(())
     }
@@ -760,7 +764,11 @@ impl<M: Memory> Target<'_, M> {
     fn is_full(&mut self) -> bool {
         let now = self.now;
         (0..self.sources.list().len()).all(|source| {
-            !self.grants_from(source) || self.page(source).is_some_and(|page| self.table.is_full(page, now))
+            let page = match self.pages.get(source) {
+                Some(known) if known.life != 0 => Some(*known),
+                _ => self.look_up(source),
+            };
+            page.is_some_and(|page| self.table.is_full(page, now)) || !self.grants_from(source)
         })
     }
 
@@ -805,7 +813,7 @@ impl<M: Memory> Target<'_, M> {
 
     /// May ports be drawn in advance? Only if anything that brings free ones back can be seen.
     fn can_stash(&self) -> bool {
-        self.stash.is_some() && self.is_scarce()
+        self.stash.is_some() && self.sources.ports() <= MOST_STASHED && self.is_scarce()
     }
 
     /// Remembers it until the first rest or hold ends. One pool per origin is remembered, by the low byte of its

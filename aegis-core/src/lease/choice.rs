@@ -26,21 +26,6 @@ impl Choice {
         self.draw(n).0
     }
 
-    /// Different numbers below `n` in random order, all sequences equally likely; as many as there are places, or `n`.
-    /// Returns how many.
-    pub(super) fn distinct(&mut self, n: u32, places: &mut [u32]) -> usize {
-        let wanted = places.len().min(n as usize);
-        let mut drawn = 0;
-        while drawn < wanted {
-            let number = self.below(n);
-            if !places[..drawn].contains(&number) {
-                places[drawn] = number;
-                drawn += 1;
-            }
-        }
-        wanted
-    }
-
     /// A number below `n` as [`Choice::below`], and true once in 64 times on average.
     #[inline]
     pub(super) fn draw(&mut self, n: u32) -> (u32, bool) {

@@ -9,8 +9,8 @@ use super::records::Record;
 /// An [`OriginHandle`] remembers pages of pools up to this many granules.
 const REMEMBERED_PAGES: usize = 64;
 
-/// Ports that are drawn at once from an older generation.
-pub(super) const STASHED: usize = 16;
+/// Pools of more ports than this have no stash.
+pub(super) const MOST_STASHED: u32 = 4_096;
 
 /// One origin as seen from one pool: spares a worker the look-up at every acquire.
 #[derive(Clone, Debug)]
@@ -23,24 +23,19 @@ pub struct OriginHandle {
     pub(super) stash: Stash,
 }
 
-/// Ports drawn in advance, in random order, from the older generation of resting ones.
+/// The older generation of resting ports, as it was when somebody looked: a worker draws from here what it would
+/// otherwise have to count.
 ///
-/// That set only shrinks until the generations change: so the next one of a random sequence of its members that is still
-/// a member is as likely as any other member. Nothing else can be drawn in advance: free ports may come back.
+/// That set only shrinks until the generations change. So a random member of what it was, drawn again if it is none any
+/// more, is as likely as any other member of what it is now. Nothing else can be kept like this: free ports may come back.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stash {
-    pub(super) ports: [Stashed; STASHED],
-    pub(super) len: usize,
-    /// The origin's hint under which they were drawn: as long as it stands, no port is free.
+    /// Source and offset of each.
+    pub(super) ports: Vec<(u16, u16)>,
+    /// How often the generations of each source's page had changed.
+    pub(super) flips: Vec<u64>,
+    /// The origin's hint under which they were found: as long as it stands, no port is free.
     pub(super) scarce: u64,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Stashed {
-    pub(super) source: u32,
-    pub(super) offset: u32,
-    /// How often the generations of its page had changed.
-    pub(super) flips: u64,
 }
 
 impl OriginHandle {

@@ -206,6 +206,12 @@ impl<M: Memory> Table<M> {
         })
     }
 
+    /// Where a worker says what it is about to do; nowhere, if nobody would ask.
+    #[inline]
+    pub(super) fn slot_of(&self, worker: u16) -> Slot<'_> {
+        if self.is_shared() { Slot::new(self.worker_words(worker)) } else { Slot::NONE }
+    }
+
     /// Runs a step that may have to be finished by others if this process dies in it.
     pub(super) fn with_slot<T>(&self, step: impl FnOnce(Slot<'_>) -> T) -> T {
         if !self.is_shared() {

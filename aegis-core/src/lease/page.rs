@@ -480,30 +480,13 @@ impl<'a> Page<'a> {
         }
     }
 
-    /// The offsets of the ports of a class at these ranks, which are in ascending order; each goes to `found` with its
-    /// place among the ranks. One pass for all.
-    pub(super) fn select_many(self, class: Preference, ranks: &[u32], mut found: impl FnMut(usize, u32)) {
+    /// Visits the offsets of all ports of a class.
+    pub(super) fn each(self, class: Preference, mut visit: impl FnMut(u32)) {
         let young = self.young();
-        let (mut next, mut before) = (0, 0);
-        for (index, word) in self.states.iter().enumerate() {
-            let Some(&rank) = ranks.get(next) else { return };
-            let mut ports = class.ports(word.load(SeqCst), young);
-            let end = before + ports.count_ones();
-            let mut at = before;
-            let mut wanted = rank;
-            while wanted < end {
-                while at < wanted {
-                    ports &= ports - 1;
-                    at += 1;
-                }
-                found(next, index as u32 * PORTS_PER_WORD + ports.trailing_zeros());
-                next += 1;
-                match ranks.get(next) {
-                    Some(&rank) => wanted = rank,
-                    None => return,
-                }
+        for (word, first) in self.states.iter().zip((0..).step_by(PORTS_PER_WORD as usize)) {
+            for bit in ones(class.ports(word.load(SeqCst), young)) {
+                visit(first + bit);
             }
-            before = end;
         }
     }
 

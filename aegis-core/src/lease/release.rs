@@ -1,5 +1,6 @@
 //! How a lease ends: given back, disputed, or its hold ended early.
 
+use core::net::SocketAddr;
 use core::time::Duration;
 
 use crate::net::Protocol;
@@ -86,15 +87,15 @@ impl<M: Memory> Table<M> {
                 Conflict::TupleInUse => End::Parked(park(self.config.park_tuple)),
                 Conflict::NoSuchAddress => End::Free,
             };
-            match self.end(&lease, now, slot, |_, _| end) {
-                Ok((granule, protocol)) => {
-                    if let (Conflict::PortInUse, End::Parked(until)) = (cause, end) {
-                        self.park_everywhere(granule, protocol, lease.offset(), until, now, slot);
-                    }
-                    Ok(())
-                }
-                Err(error) => Err(Rejected { error, lease }),
+            let whose = self.whose(&lease);
+            if let Err(error) = self.end(&lease, now, slot, |_, _| end) {
+                return Err(Rejected { error, lease });
             }
+            if let (Conflict::PortInUse, End::Parked(until), Ok((record, granule, _))) = (cause, end, whose) {
+                let protocol = self.protocol_of(record);
+                self.park_everywhere(granule, protocol, lease.offset(), until, now, slot);
+            }
+            Ok(())
         })
     }
 
@@ -103,7 +104,7 @@ impl<M: Memory> Table<M> {
     /// # Errors
     /// The lease is not of this table, or has ended already.
     pub fn tuple(&self, lease: &Lease) -> Result<Tuple, ReleaseError> {
-        let (record, source) = self.whose(lease)?;
+        let (record, _, source) = self.whose(lease)?;
         let origin = self.origin_of(record).ok_or(ReleaseError::Stale)?;
         Ok(Tuple { source, origin })
     }
@@ -113,13 +114,13 @@ impl<M: Memory> Table<M> {
     /// # Errors
     /// As [`Table::tuple`].
     #[inline]
-    pub fn source(&self, lease: &Lease) -> Result<core::net::SocketAddr, ReleaseError> {
-        Ok(self.whose(lease)?.1)
+    pub fn source(&self, lease: &Lease) -> Result<SocketAddr, ReleaseError> {
+        Ok(self.whose(lease)?.2)
     }
 
-    /// The record that a live lease is of, and its source.
+    /// The record and granule that a live lease is of, and its source.
     #[inline]
-    fn whose(&self, lease: &Lease) -> Result<(u32, core::net::SocketAddr), ReleaseError> {
+    fn whose(&self, lease: &Lease) -> Result<(u32, GranuleSlot, SocketAddr), ReleaseError> {
         let (record, granule) = match self.locate(lease)? {
             At::Page(index) => {
                 let identity = self.page(index).identity();
@@ -135,7 +136,7 @@ impl<M: Memory> Table<M> {
         let port = range.lo().checked_add(lease.offset() as u16).filter(|port| *port <= range.hi());
         let port = port.ok_or(ReleaseError::Stale)?;
         (record < self.map.origins.capacity)
-            .then_some((record, core::net::SocketAddr::new(ip, port)))
+            .then_some((record, granule, SocketAddr::new(ip, port)))
             .ok_or(ReleaseError::Stale)
     }
 
@@ -175,30 +176,63 @@ impl<M: Memory> Table<M> {
         now: Time,
         slot: Slot<'_>,
         decide: impl Fn(usize, Protocol) -> End,
-    ) -> Result<(GranuleSlot, Protocol), ReleaseError> {
+    ) -> Result<At, ReleaseError> {
+        if lease.table() != self.id() {
+            return Err(ReleaseError::Foreign);
+        }
+        let ended = match lease.at() {
+            At::Page(index) => self.end_page_lease(index, lease, now, slot, &decide)?,
+            At::Home(_) => self.end_home_lease(lease, now, slot, &decide)?,
+        };
+        if lease.quota() != 0 {
+            self.uncount(lease.quota(), lease.tag().owner());
+        }
+        Ok(ended)
+    }
+
+    #[inline(always)]
+    fn end_page_lease(
+        &self,
+        index: u32,
+        lease: &Lease,
+        now: Time,
+        slot: Slot<'_>,
+        decide: &impl Fn(usize, Protocol) -> End,
+    ) -> Result<At, ReleaseError> {
+        if index >= self.map.pages.capacity || lease.offset() >= self.config.granule_ports {
+            return Err(ReleaseError::Foreign);
+        }
+        let page = self.page(index);
+        // No look before: the exchange of the tag fails if the lease has ended.
+        let end = decide(page.profile(), page.protocol());
+        match self.end_in_page(index, page, lease.offset(), lease.tag(), end, now, slot) {
+            true => Ok(At::Page(index)),
+            false => Err(ReleaseError::Stale),
+        }
+    }
+
+    #[cold]
+    fn end_home_lease(
+        &self,
+        lease: &Lease,
+        now: Time,
+        slot: Slot<'_>,
+        decide: &impl Fn(usize, Protocol) -> End,
+    ) -> Result<At, ReleaseError> {
         loop {
-            let ended = match self.locate(lease)? {
-                At::Page(index) => {
-                    let page = self.page(index);
-                    let end = decide(page.profile(), page.protocol());
-                    self.end_in_page(index, page, lease.offset(), lease.tag(), end, now, slot)
-                        .then(|| (GranuleSlot(page.identity().granule()), page.protocol()))
-                        .ok_or(ReleaseError::Stale)
-                        .map(Some)
+            match self.locate(lease)? {
+                At::Page(index) => return self.end_page_lease(index, lease, now, slot, decide),
+                At::Home(record) => {
+                    if self.end_in_home(record, lease, decide).is_some() {
+                        return Ok(At::Home(record));
+                    }
                 }
-                At::Home(record) => Ok(self.end_in_home(record, lease, &decide)),
-            };
-            if let Some(ended) = ended? {
-                if lease.quota() != 0 {
-                    self.uncount(lease.quota(), lease.tag().owner());
-                }
-                return Ok(ended);
             }
         }
     }
 
     /// Gives a port that has `tag` its end; false if it has another tag by now.
-    #[inline]
+    #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "one place for a step that must be the same everywhere")]
     pub(super) fn end_in_page(
         &self,
@@ -242,7 +276,7 @@ impl<M: Memory> Table<M> {
         record: u32,
         lease: &Lease,
         decide: &impl Fn(usize, Protocol) -> End,
-    ) -> Option<(GranuleSlot, Protocol)> {
+    ) -> Option<()> {
         let home = self.home(record);
         let word = home.load(SeqCst);
         let Home::Single(single) = Home::of(word, Time::ZERO) else { return None };
@@ -252,7 +286,7 @@ impl<M: Memory> Table<M> {
         let granule = GranuleSlot(single.granule);
         let protocol = self.protocol_of(record);
         let end = decide(self.profile_of(record, granule).into(), protocol);
-        self.change_single(record, home, word, single, end).then_some((granule, protocol))
+        self.change_single(record, home, word, single, end).then_some(())
     }
 
     fn change_single(&self, record: u32, home: &AtomicU64, word: u64, single: Single, end: End) -> bool {

@@ -142,7 +142,7 @@ impl<M: Memory> Worker<M> {
             return acquire(table, &mut self.hand, handle, now);
         }
         let sources = sources(table, pool, Use::Chosen, origin.ip().is_ipv6())?;
-        let slot = Slot::new(table.worker_words(self.hand.number));
+        let slot = table.slot_of(self.hand.number);
         let now = table.clock(now);
         let record = table.origin_or_new(origin, now, slot)?;
         if let Some(handle) = self.remembered.seen_again(pool, origin, record, sources) {
@@ -259,7 +259,7 @@ impl<M: Memory> Worker<M> {
 
     #[inline]
     fn slot(&self) -> Slot<'_> {
-        Slot::new(self.table.worker_words(self.hand.number))
+        self.table.slot_of(self.hand.number)
     }
 }
 
