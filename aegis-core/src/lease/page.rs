@@ -83,10 +83,10 @@ pub(super) struct Shape {
 
 const LOW: u64 = 0xffff_ffff;
 
-/// A port was taken that was free or resting.
+/// A port was taken that was free or resting: what it was, as its two bits.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Taken {
-    resting: bool,
+    before: u64,
 }
 
 /// Which ports a choice is among.
@@ -377,18 +377,16 @@ impl<'a> Page<'a> {
         let both = (1 | 1 << 32) << bit;
         // SeqCst: the caller checks the granule's state next, and a drain that it does not see must see this.
         let before = word.fetch_or(both, SeqCst) & both;
-        (before != both).then_some(Taken { resting: before != 0 })
+        (before != both).then_some(Taken { before })
     }
 
-    /// Undoes [`Page::take`].
+    /// Undoes [`Page::take`]: a port that rested does so in the same generation as before, and its tag still says until
+    /// when.
     #[cold]
     pub(super) fn put_back(self, offset: u32, taken: Taken) {
-        if taken.resting {
-            // Its tag still says until when.
-            self.give_resting(offset);
-        } else {
-            self.give_free(offset);
-        }
+        let (word, bit) = self.word(offset);
+        word.fetch_and(!(((1 | 1 << 32) << bit) & !taken.before), SeqCst);
+        self.not_full();
         if offset >= self.ports() {
             // The page has got a shorter life meanwhile.
             self.take(offset);
