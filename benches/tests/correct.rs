@@ -1,10 +1,13 @@
 //! A peer that hands out a port twice, or refuses falsely, is fast for nothing.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use aegis_benches::safety::crowd;
 use aegis_benches::{
-    Access, Bitmap, Contender, DashSet, Hashed, Lookup, Ours, PapayaSet, PerOrigin, Random, Resting, Ring,
-    SccSet, Scene, Sets, SoftUnicast, Sorted, Stack, StdHashed, fill, layout, packets,
+    Access, Beside, Bitmap, Contender, DashSet, HaproxyRing, Hashbrown, Hashed, Lookup, Ours, PapayaSet,
+    PerOrigin, Random, Resting, Ring, SccSet, Scene, Sets, Sharded, SoftUnicast, Sorted, Stack, StdHashed,
+    fill, layout, packets,
 };
 
 const SCENE: Scene = Scene { granule: 256, granules: 3, origins: 2 };
@@ -45,6 +48,7 @@ fn no_port_twice_none_forgotten_and_a_refusal_when_full() {
         for resting in [Resting::Default, Resting::Off] {
             check("ours", Ours::new(SCENE, access, resting));
         }
+        check("HAProxy's ring", PerOrigin::<HaproxyRing>::new(SCENE, access));
         check("ring", PerOrigin::<Ring>::new(SCENE, access));
         check("stack", PerOrigin::<Stack>::new(SCENE, access));
         check("bitmap", PerOrigin::<Bitmap>::new(SCENE, access));
@@ -52,6 +56,25 @@ fn no_port_twice_none_forgotten_and_a_refusal_when_full() {
     check("dashmap", Sets::<DashSet>::new(SCENE));
     check("papaya", Sets::<PapayaSet>::new(SCENE));
     check("scc", Sets::<SccSet>::new(SCENE));
+    check("64-shard set", Sets::<Sharded<64>>::new(SCENE));
+    check("hashbrown", Sets::<Hashbrown>::new(SCENE));
+}
+
+/// HAProxy's ring and the bare bitmap are not among them: they may break the rule, and the table says how often.
+#[test]
+fn threads_get_no_port_twice_and_no_false_refusal() {
+    fn check<C: Beside>(name: &str, contender: C, scene: Scene) {
+        let seen = crowd(contender, scene, 200_000, Duration::from_secs(30));
+        assert_eq!((seen.duplicates, seen.refusals, seen.stuck), (0, 0, false), "{name}");
+    }
+    for ports in [16, 64] {
+        let scene = Scene { granule: ports, granules: 1, origins: 1 };
+        for resting in [Resting::Default, Resting::Off] {
+            check("ours", Ours::new(scene, Access::Handle, resting), scene);
+        }
+        check("ring", PerOrigin::<Ring>::new(scene, Access::Handle), scene);
+        check("stack", PerOrigin::<Stack>::new(scene, Access::Handle), scene);
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::Granted;
 use crate::contender::{Beside, Contender, Scene};
+use crate::cores::Apart;
 use crate::ours::Access;
 use crate::random::Random;
 
@@ -116,7 +117,8 @@ impl Shared for Bitmap {
 #[derive(Debug)]
 pub struct PerOrigin<S> {
     scene: Scene,
-    by_index: Arc<[S]>,
+    /// Apart, or two threads with an origin each would share a cache line by chance.
+    by_index: Arc<[Apart<S>]>,
     by_address: Option<HashMap<SocketAddrV4, u32>>,
     random: Random,
 }
@@ -125,7 +127,7 @@ impl<S: Shared> PerOrigin<S> {
     /// All ports of the scene are free towards every origin.
     pub fn new(scene: Scene, access: Access) -> Self {
         let lo = u32::from(scene.lo());
-        let by_index = (0..scene.origins).map(|_| S::new(lo..lo + scene.ports())).collect();
+        let by_index = (0..scene.origins).map(|_| Apart(S::new(lo..lo + scene.ports()))).collect();
         let by_address = match access {
             Access::Handle => None,
             Access::Lookup => Some((0..scene.origins).map(|nth| (scene.origin(nth), nth)).collect()),
@@ -143,13 +145,13 @@ impl<S: Shared> Contender for PerOrigin<S> {
             None => origin,
             Some(map) => *map.get(&self.scene.origin(origin))?,
         };
-        let port = self.by_index[index as usize].take(&mut self.random)?;
+        let port = self.by_index[index as usize].0.take(&mut self.random)?;
         Some(Granted { origin: index, port })
     }
 
     #[inline]
     fn release(&mut self, granted: Granted) {
-        self.by_index[granted.origin as usize].give(granted.port);
+        self.by_index[granted.origin as usize].0.give(granted.port);
     }
 
     fn port(&self, granted: &Granted) -> u16 {
