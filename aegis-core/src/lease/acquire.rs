@@ -10,7 +10,7 @@ use crate::time::Time;
 use super::choice::Choice;
 use super::grant::At;
 use super::granules::Verdict;
-use super::handle::{MOST_STASHED, Stash};
+use super::handle::{MOST_STASHED, SMALL_POOL, Stash};
 use super::home::{Home, Single, What};
 use super::map::WORKER_GRANTED;
 use super::page::{Candidates, Page, Preference};
@@ -186,7 +186,7 @@ impl Hand {
                     return Ok(lease);
                 }
             }
-            if nth == DRAWS_BEFORE_STASH && target.can_stash() {
+            if nth == DRAWS_BEFORE_STASH && target.sources.ports() <= SMALL_POOL && target.can_stash() {
                 break;
             }
             if !full_is_ruled_out {
@@ -402,7 +402,7 @@ impl Hand {
                 target.set_scarce();
             }
             let lease = match class {
-                Preference::Old if target.can_stash() => {
+                Preference::Old if among <= MOST_STASHED && target.can_stash() => {
                     self.fill_stash(target);
                     self.from_stash(target)
                 }
@@ -813,7 +813,7 @@ impl<'a, M: Memory> Target<'a, M> {
 
     /// May ports be drawn in advance? Only if anything that brings free ones back can be seen.
     fn can_stash(&self) -> bool {
-        self.stash.is_some() && self.sources.ports() <= MOST_STASHED && self.is_scarce()
+        self.stash.is_some() && self.is_scarce()
     }
 
     /// Remembers it until the first rest or hold ends. One pool per origin is remembered, by the low byte of its

@@ -9,8 +9,11 @@ use super::records::Record;
 /// An [`OriginHandle`] remembers pages of pools up to this many granules.
 const REMEMBERED_PAGES: usize = 64;
 
-/// Pools of more ports than this have no stash.
-pub(super) const MOST_STASHED: u32 = 4_096;
+/// An older generation of more ports than this is not written down: draws find its ports soon enough.
+pub(super) const MOST_STASHED: u32 = 16_384;
+
+/// In pools of up to so many ports they are written down as soon as draws miss.
+pub(super) const SMALL_POOL: u32 = 4_096;
 
 /// One origin as seen from one pool: spares a worker the look-up at every acquire.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! Where is the item of a key? An open hash table that several threads and processes insert into and remove from
 //! without a lock, and that two of them never make disagree.
 //!
-//! A key may be in any slot of two *windows* of 16 slots, and nowhere else: so a removed item leaves no tombstone, and
+//! A key may be in any slot of four *windows* of 16 slots, and nowhere else: so a removed item leaves no tombstone, and
 //! ten million keys that came and went leave no trace.
 //!
 //! ```text
@@ -10,7 +10,7 @@
 //! ```
 //!
 //! *Insertion has two steps*, because two threads may insert the same key into different slots: a slot is filled
-//! tentatively, then both windows are searched for the same key, and only if there is no other is the slot confirmed.
+//! tentatively, then all its windows are searched for the same key, and only if there is no other is the slot confirmed.
 //! Of two tentative ones the first slot wins, and whoever meets it completes it: nobody waits for anybody. Both cannot
 //! be confirmed: each would have searched after it was there, and each would have missed the other.
 //!
@@ -58,7 +58,7 @@ pub(super) enum Inserted {
     New,
     /// The key has another item.
     Exists(Found),
-    /// Both windows are full.
+    /// All its windows are full.
     Full,
 }
 
@@ -83,7 +83,7 @@ impl Index {
     /// Slots of a window: two cache lines.
     pub(super) const WINDOW: usize = 16;
 
-    /// Windows for so many items at half of the slots: at that fill about one key in 70,000 finds both its windows full.
+    /// Windows for so many items at half of the slots: at that fill about one key in a billion finds all its windows full.
     pub(super) fn windows_for(items: u32) -> u64 {
         (u64::from(items) * 2).div_ceil(Self::WINDOW as u64).next_power_of_two()
     }
@@ -92,8 +92,9 @@ impl Index {
     #[inline]
     fn slots(&self, hash: u64) -> impl Iterator<Item = usize> {
         let mask = self.windows - 1;
-        let windows = [hash & mask, hash >> 24 & mask];
-        // In a small index both may be the same one: then it is searched twice, which does no harm.
+        // In a small index some may be the same: then it is searched twice, which does no harm.
+        let windows =
+            [hash, hash >> 24, hash.rotate_right(12), hash.rotate_right(37)].map(|hash| hash & mask);
         let start = (hash >> 47) as usize;
         let first = self.first;
         windows.into_iter().flat_map(move |window| {
