@@ -11,15 +11,19 @@ use crate::bundle::Bundle;
 use crate::epoch::Owner;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{AccountId, MachineId, PoolId, ZoneId};
-use crate::inventory::AddressState;
 use crate::lease::{
-    self, Closed, Config, Conflict, Explanation, Heap, Lease, Memory, Method, OriginHandle, Pool, PoolKey,
-    Rejected, ReleaseError, Seed, Tuple,
+    self, Closed, CompleteError, Config, Conflict, Explanation, Heap, Lease, Memory, Method, OriginHandle,
+    Pool, PoolKey, RangeLease, Rejected, ReleaseError, Seed, Tuple,
 };
 use crate::net::{Origin, PortRange};
 use crate::soft_unicast;
 use crate::time::Time;
 use crate::usage::{self, Usage};
+
+mod rules;
+
+use rules::Division;
+pub use rules::Rules;
 
 /// All that one machine holds of one epoch.
 #[derive(Debug)]
@@ -36,6 +40,8 @@ pub struct Zone {
     account: AccountId,
     pool_id: PoolId,
     pool: Pool,
+    /// It has a limit of its own, so that this is what its leases count for first.
+    limited: bool,
     /// The machine has shares of the pool that are not active (yet, or any more): IPv4, IPv6.
     inactive: [bool; 2],
 }
@@ -47,6 +53,12 @@ pub enum AcquireError {
     /// The lease table has refused.
     #[error(transparent)]
     Lease(#[from] lease::AcquireError),
+    /// The zone has as many live connections as its limit allows on this machine.
+    #[error("the zone's limit of connections on this machine is reached")]
+    ZoneLimit,
+    /// The account has as many live connections as its limit allows on this machine.
+    #[error("the account's limit of connections on this machine is reached")]
+    AccountLimit,
     /// This machine has shares of the pool, but their addresses are not active: the origin's firewall does not admit
     /// them yet, or they are retiring.
     #[error("no address of the pool that this machine has a share of is active")]
@@ -58,6 +70,7 @@ impl AcquireError {
     pub const fn kind(self) -> ErrorKind {
         match self {
             Self::Lease(error) => error.kind(),
+            Self::ZoneLimit | Self::AccountLimit => ErrorKind::Wait,
             Self::NotActive => ErrorKind::OtherExit,
         }
     }
@@ -72,68 +85,79 @@ impl Edge {
     /// # Errors
     /// A number of `config` is out of its range.
     pub fn new(bundle: &Bundle, config: Config, seed: Seed) -> Result<Self> {
-        let granules = granules(bundle);
-        let config = Config {
-            granule_ports: bundle.layout().cut().granule().ports(),
-            granules: config.granules.max(granules.len() as u32),
-            ..config
-        };
-        Self::assemble(bundle, lease::Table::new(config, seed)?, &granules)
+        Self::with_rules(bundle, config, seed, &Rules::default())
+    }
+
+    /// As [`Edge::new`], with rules for those who use its shares.
+    ///
+    /// # Errors
+    /// As [`Edge::new`]; a rule names a zone, account or pool that the bundle does not have; more ports are reserved than
+    /// there are.
+    pub fn with_rules(bundle: &Bundle, config: Config, seed: Seed, rules: &Rules) -> Result<Self> {
+        let division = Division::new(bundle, rules)?;
+        let config =
+            Config { quotas: config.quotas.max(rules.quotas()), ..table_config(bundle, config, &division) };
+        Self::assemble(bundle, lease::Table::new(config, seed)?, &division, rules)
     }
 }
 
-/// The shares of the bundle's machine, granule by granule.
-///
-/// In IPv6 every address of the machine is its own, so one granule of each is plenty: 256 addresses make half a million
-/// ports towards one origin. All granules of each would only spread an origin's connections over more pages.
-fn granules(bundle: &Bundle) -> Vec<(IpAddr, PortRange)> {
-    let layout = bundle.layout();
-    let v4 = layout.shares_of(bundle.machine()).map(|(ip, range)| (IpAddr::V4(ip), range));
-    let usable: Vec<PortRange> =
-        layout.cut().granules().filter_map(|index| layout.cut().range(index)).collect();
-    let v6 = layout.v6_addresses_of(bundle.machine(), bundle.v6_addresses());
-    let v6 = v6.zip(usable.into_iter().cycle()).map(|(ip, range)| (IpAddr::V6(ip), range));
-    v4.chain(v6).collect()
+/// What a lease table for a bundle must be able to hold.
+fn table_config(bundle: &Bundle, config: Config, division: &Division) -> Config {
+    Config {
+        granule_ports: bundle.layout().cut().granule().ports(),
+        granules: config.granules.max(division.parts().count() as u32),
+        ..config
+    }
 }
 
 impl<M: Memory> Edge<M> {
-    fn assemble(bundle: &Bundle, leases: lease::Table<M>, granules: &[(IpAddr, PortRange)]) -> Result<Self> {
-        let slots = leases.add_granules(Method::Explicit, granules.iter().copied())?;
-        let state_of = |ip: IpAddr| {
-            let found = bundle.addresses().iter().find(|(prefix, _)| prefix.contains(&ip));
-            found.map_or(AddressState::Allocated, |&(_, state)| state)
-        };
+    /// The edge of a machine over a lease table that exists: one that other processes share, or one that lives on. Its
+    /// granules become known to the table, if they are not yet.
+    ///
+    /// # Errors
+    /// As [`Edge::with_rules`]; the table is too small for the bundle.
+    pub fn over(bundle: &Bundle, leases: lease::Table<M>, rules: &Rules) -> Result<Self> {
+        let division = Division::new(bundle, rules)?;
+        Self::assemble(bundle, leases, &division, rules)
+    }
+
+    fn assemble(
+        bundle: &Bundle,
+        leases: lease::Table<M>,
+        division: &Division,
+        rules: &Rules,
+    ) -> Result<Self> {
         let mut pools = BTreeMap::new();
-        for (key, addresses) in (0..).map(PoolKey).zip(bundle.pools()) {
-            let mut inactive = [false; 2];
-            let mut sources = Vec::new();
-            // Neighbours in the list have the same address: ask once for each.
-            let mut last: Option<(IpAddr, bool, AddressState)> = None;
-            for (&slot, &(ip, _)) in slots.iter().zip(granules) {
-                let (_, inside, state) = *match &mut last {
-                    Some(known) if known.0 == ip => known,
-                    other => other.insert((
-                        ip,
-                        addresses.prefixes.iter().any(|prefix| prefix.contains(&ip)),
-                        state_of(ip),
-                    )),
-                };
-                match (inside, state) {
-                    (true, AddressState::Active) => sources.push(slot),
-                    (true, _) => inactive[usize::from(ip.is_ipv6())] = true,
-                    (false, _) => {}
-                }
-            }
-            pools.insert(&addresses.id, (leases.pool(key, sources)?, inactive));
+        for (key, (id, division)) in (0..).map(PoolKey).zip(division.pools()) {
+            let add =
+                |method, parts: &[(IpAddr, PortRange)]| leases.add_granules(method, parts.iter().copied());
+            let mut shared = add(rules.method, &division.shared)?;
+            shared.extend(add(Method::UnconnectedUdp, &division.unconnected)?);
+            pools.insert(id, (key, shared, division));
         }
-        let zones = bundle.grants().iter().map(|grant| {
-            let (pool, inactive) = pools.get(&grant.pool).expect("a bundle has every pool that it grants");
-            let (account, pool_id) = (grant.account.clone(), grant.pool.clone());
-            (grant.zone.clone(), Zone { account, pool_id, pool: pool.clone(), inactive: *inactive })
-        });
+        let quotas = rules.set_quotas(bundle, &leases)?;
+        let mut zones = BTreeMap::new();
+        for grant in bundle.grants() {
+            let (key, shared, division) =
+                pools.get(&grant.pool).expect("a bundle has every pool that it grants");
+            let mut granules = shared.clone();
+            if let Some(own) = division.reserved.get(&grant.zone) {
+                granules.extend(leases.add_granules(rules.method, own.iter().copied())?);
+            }
+            let pool = leases.pool(*key, granules)?;
+            let quota = quotas.zone(&grant.zone).or_else(|| quotas.account(&grant.account));
+            let zone = Zone {
+                account: grant.account.clone(),
+                pool_id: grant.pool.clone(),
+                pool: quota.map_or_else(|| pool.clone(), |quota| pool.under(quota)),
+                limited: rules.zones.contains_key(&grant.zone),
+                inactive: division.inactive,
+            };
+            zones.insert(grant.zone.clone(), zone);
+        }
         Ok(Self {
             machine: bundle.machine().clone(),
-            zones: zones.collect(),
+            zones,
             owners: soft_unicast::Table::new(bundle.layout()),
             leases: Arc::new(leases),
         })
@@ -245,9 +269,15 @@ impl Zone {
     }
 
     fn refusal(&self, error: lease::AcquireError, origin: &Origin) -> AcquireError {
+        self.refusal_in(error, origin.ip().is_ipv6())
+    }
+
+    fn refusal_in(&self, error: lease::AcquireError, ipv6: bool) -> AcquireError {
         match error {
-            lease::AcquireError::NoShare if self.inactive[usize::from(origin.ip().is_ipv6())] => {
-                AcquireError::NotActive
+            lease::AcquireError::NoShare if self.inactive[usize::from(ipv6)] => AcquireError::NotActive,
+            lease::AcquireError::QuotaReached if self.limited => AcquireError::ZoneLimit,
+            lease::AcquireError::QuotaReached | lease::AcquireError::ParentQuotaReached => {
+                AcquireError::AccountLimit
             }
             error => error.into(),
         }
@@ -265,6 +295,58 @@ impl<M: Memory> Worker<M> {
     /// [`AcquireError`]; never exhausted while a tuple is free or resting.
     pub fn acquire(&mut self, zone: &Zone, origin: &Origin, now: Time) -> Result<Lease, AcquireError> {
         self.0.acquire_to(&zone.pool, origin, now).map_err(|error| zone.refusal(error, origin))
+    }
+
+    /// A lease of a source ip:port for an unconnected UDP socket: nobody else uses it, towards any destination.
+    ///
+    /// # Errors
+    /// [`AcquireError`]; no share, if the pool has no ports for such sockets ([`Rules::unconnected_udp`]).
+    pub fn acquire_unconnected(&mut self, zone: &Zone, ipv6: bool, now: Time) -> Result<Lease, AcquireError> {
+        let lease = self.0.acquire_unconnected(&zone.pool, ipv6, now);
+        lease.map_err(|error| zone.refusal_in(error, ipv6))
+    }
+
+    /// A range of ports in which the kernel will find a free one ([`Method::KernelRange`]).
+    ///
+    /// # Errors
+    /// [`AcquireError`].
+    pub fn acquire_range(
+        &mut self,
+        zone: &Zone,
+        origin: &Origin,
+        now: Time,
+    ) -> Result<RangeLease, AcquireError> {
+        self.0.acquire_range(&zone.pool, origin, now).map_err(|error| zone.refusal(error, origin))
+    }
+
+    /// Completes a lease of a range with the port that the kernel chose.
+    ///
+    /// # Errors
+    /// [`CompleteError`]: close the socket.
+    pub fn complete(
+        &mut self,
+        zone: &Zone,
+        range: &RangeLease,
+        port: u16,
+        now: Time,
+    ) -> Result<Lease, CompleteError> {
+        self.0.complete(&zone.pool, range, port, now)
+    }
+
+    /// A lease of a connection that exists already, as after a hot upgrade.
+    ///
+    /// # Errors
+    /// [`AcquireError`].
+    pub fn adopt(&mut self, zone: &Zone, tuple: &Tuple, now: Time) -> Result<Lease, AcquireError> {
+        self.0.adopt(&zone.pool, tuple, now).map_err(|error| zone.refusal(error, &tuple.origin))
+    }
+
+    /// Gives a lease back, as [`Edge::release`]: cheaper where several processes share the lease table.
+    ///
+    /// # Errors
+    /// As [`Edge::release`].
+    pub fn release(&mut self, lease: Lease, closed: Closed, now: Time) -> Result<(), Rejected> {
+        self.0.release(lease, closed, now)
     }
 
     /// Looks an origin up once, for many acquires.
