@@ -141,7 +141,7 @@ impl Hand {
     fn count_granted<M: Memory>(&self, table: &Table<M>) {
         // One writer: no locked instruction is needed.
         let granted = &table.worker_words(self.number)[WORKER_GRANTED];
-        granted.store(granted.load(Relaxed) + 1, Relaxed);
+        granted.store(granted.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
     #[inline]
@@ -214,27 +214,33 @@ impl Hand {
         for _ in 0..ROUNDS {
             let word = table.home(target.record.index).load(SeqCst);
             let home = Home::of(word, target.now);
+            // After the word, so that it is not another origin's.
+            if !table.is_current(target.record) {
+                target.renew(slot)?;
+                continue;
+            }
             if place.is_wildcard || !table.grants(place.granule, target.protocol, target.now) {
                 return target.make_page(source, slot);
             }
-            match home {
-                Home::Empty { incarnation } if incarnation == target.record.incarnation => {
-                    return match self.claim_home(target, place, word, offset) {
-                        Ok(lease) => Ok(Some(lease)),
-                        Err(Missed::Changed) => continue,
-                        Err(Missed::NotThisOne) => target.make_page(source, slot),
-                    };
-                }
-                Home::Empty { .. } | Home::Closed => target.renew(slot)?,
-                Home::Single(single) if single.what.is_over(target.now) => {
-                    table.forget_single(target.record, word);
-                }
+            let vacant = match home {
+                Home::Empty { incarnation } => incarnation == target.record.incarnation,
+                Home::Single(single) if single.what.is_over(target.now) => true,
                 Home::Single(Single { what: What::Resting(_), .. }) => match target.make_page(source, slot) {
                     // No page is to be had: rest is forgotten.
-                    Err(AcquireError::TooManyOrigins) => table.forget_single(target.record, word),
+                    Err(AcquireError::TooManyOrigins) => true,
                     made => return made,
                 },
+                Home::Closed => false,
                 Home::Single(_) | Home::Pages { .. } => return target.make_page(source, slot),
+            };
+            if !vacant {
+                target.renew(slot)?;
+                continue;
+            }
+            match self.claim_home(target, place, word, offset) {
+                Ok(lease) => return Ok(Some(lease)),
+                Err(Missed::Changed) => {}
+                Err(Missed::NotThisOne) => return target.make_page(source, slot),
             }
         }
         Err(AcquireError::Corrupt)
@@ -257,7 +263,12 @@ impl Hand {
         }
         let lease = self.lease(target, At::Home(target.record.index), offset, tag);
         let slot = self.slot(table);
-        // Claim, then look: as with a port in a page.
+        // Claim, then look: as with a port in a page. A word with a tuple that has ended does not say of which
+        // incarnation it is; with a live one the record cannot go.
+        if !table.is_current(target.record) {
+            let _ = table.end(&without_quota(&lease), target.now, slot, |_, _| End::Free);
+            return Err(Missed::Changed);
+        }
         match table.verdict(place.granule, target.protocol, offset, target.now, slot) {
             Verdict::Grant => Ok(lease),
             Verdict::NotOwned | Verdict::Parked(_) => {
@@ -478,6 +489,16 @@ impl Hand {
         self.limited = false;
         let limit = target.table.config().per_origin;
         let mut total = Candidates::default();
+        if limit != 0 {
+            // The limit counts all pages of an egress IP: what is held too long there is in the way here.
+            for source in 0..target.sources.list().len() {
+                let Some(found) = target.page(source) else { continue };
+                let page = target.table.page(found.index);
+                if page.is_due(target.now) {
+                    target.table.sweep(found.index, page, target.now, self.slot(target.table));
+                }
+            }
+        }
         for source in 0..target.sources.list().len() {
             let count = match target.page(source) {
                 _ if !target.grants_from(source) => Candidates::default(),
@@ -642,7 +663,7 @@ impl Hand {
         let total = self.count(target, false);
         let among = total.free + total.old + total.young;
         if among == 0 {
-            return Err(target.refuse());
+            return Err(if self.limited { AcquireError::OriginLimit } else { target.refuse() });
         }
         let mut rank = self.choice.below(among);
         let source = self.counts.iter().position(|count| {

@@ -159,7 +159,11 @@ impl<M: Memory> Table<M> {
     fn read_granules(&self, known: &mut Known) {
         while known.count < self.config.granules {
             let place = &self.words()[self.map.granule_list + known.count as usize];
-            let Some(slot) = (place.load(SeqCst) as u32).checked_sub(1).map(GranuleSlot) else { return };
+            // A place that says anything is taken, also if it names no granule.
+            let slot = match place.load(SeqCst) {
+                0 => return,
+                value => GranuleSlot((value as u32).wrapping_sub(1)),
+            };
             match self.granule(slot) {
                 Some((ip, range, method)) => known.add(ip, range, method, slot),
                 None => known.count += 1,

@@ -60,6 +60,8 @@ pub(super) enum Inserted {
     Exists(Found),
     /// All its windows are full.
     Full,
+    /// Somebody took it away, perhaps after others had found and used it: is the item still the caller's?
+    Again,
 }
 
 /// What became of a tentative slot.
@@ -125,6 +127,14 @@ impl Index {
         })
     }
 
+    /// What is in the slots where a key may be, whoever's it is.
+    pub(super) fn confirmed(&self, words: &[AtomicU64], hash: u64) -> impl Iterator<Item = Found> {
+        self.slots(hash).filter_map(|at| {
+            let value = words[at].load(SeqCst);
+            (value & CONFIRMED != 0 && value & ITEM != 0).then_some(Found { at, value })
+        })
+    }
+
     /// Makes `item` the key's, unless the key has one. `stamp` is another for every stay of the item.
     pub(super) fn insert(
         &self,
@@ -151,8 +161,7 @@ impl Index {
             match self.resolve(words, hash, at, value, &mut same) {
                 Resolved::Confirmed => return Inserted::New,
                 Resolved::Lost(found) => return Inserted::Exists(found),
-                // Somebody with the same key took it away: once more.
-                Resolved::Gone => {}
+                Resolved::Gone => return Inserted::Again,
             }
         }
     }

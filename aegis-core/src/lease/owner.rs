@@ -92,14 +92,20 @@ impl<M: Memory> Table<M> {
         if before != mine && recoverer.compare_exchange(before, mine, SeqCst, SeqCst).is_err() {
             return None;
         }
+        if self.owner_words(dead)[OWNER_TOKEN].load(SeqCst) != token {
+            // Somebody has finished it meanwhile: the number may be a living process's by now.
+            let _ = recoverer.compare_exchange(mine, 0, SeqCst, SeqCst);
+            return None;
+        }
         let mut found = Recovered::default();
         self.hold_leases_of(dead, now, &mut found);
         self.finish_work_of(dead, now, &mut found);
         if found.unclear == 0 {
             self.forget_counts(dead);
-            // The number is somebody else's only after all that bore it is gone.
-            recoverer.store(0, SeqCst);
+            // The number is somebody else's only after all that bore it is gone. Our claim goes last: whoever claims the
+            // recovery next must not find the token there still.
             let _ = self.owner_words(dead)[OWNER_TOKEN].compare_exchange(token, 0, SeqCst, SeqCst);
+            let _ = recoverer.compare_exchange(mine, 0, SeqCst, SeqCst);
         }
         Some(found)
     }

@@ -81,6 +81,13 @@ pub(super) struct Shape {
     pub(super) profile: u8,
 }
 
+impl Shape {
+    fn word(self) -> u64 {
+        let Self { ports, protocol, profile } = self;
+        u64::from(ports) | u64::from(profile) << PROFILE_SHIFT | PROTOCOL * (protocol as u64)
+    }
+}
+
 const LOW: u64 = 0xffff_ffff;
 
 /// A port was taken that was free or resting: what it was, as its two bits.
@@ -188,21 +195,35 @@ impl<'a> Page<'a> {
         for word in [FULL, PEAK, REFUSED] {
             self.header[word].store(0, SeqCst);
         }
-        let Shape { ports, protocol, profile } = shape;
-        let shape = u64::from(ports) | u64::from(profile) << PROFILE_SHIFT | PROTOCOL * (protocol as u64);
-        self.header[SHAPE].store(shape, SeqCst);
+        self.header[SHAPE].store(shape.word(), SeqCst);
         self.header[DUE].store(u64::MAX, SeqCst);
         self.header[IDENTITY].store(identity.0, SeqCst);
         self.header[LIFE].store(next_life(self.life(), PRIVATE), SeqCst);
     }
 
-    /// Lets a page be used that was found where everybody finds it. Anybody may, any number of times.
-    pub(super) fn publish(self) -> u64 {
+    /// Makes a page that is not published yet another owner's.
+    #[cold]
+    pub(super) fn relabel(self, identity: Identity, shape: Shape) {
+        // The parked ports in the upper half stay.
+        let low = shape.word();
+        let _ = self.header[SHAPE].fetch_update(SeqCst, SeqCst, |w| Some(w & !u64::from(u32::MAX) | low));
+        self.header[IDENTITY].store(identity.0, SeqCst);
+    }
+
+    /// Lets a page be used that was found where everybody finds it. Anybody may, any number of times. `is_linked` is asked
+    /// after a look at the page's life: is it still found there? Else the page may be private again, for somebody who
+    /// has not shown it to anybody.
+    pub(super) fn publish(self, is_linked: impl FnOnce() -> bool) -> u64 {
         let life = self.life();
-        if life & LIFE_STATE == PRIVATE {
-            let _ = self.header[LIFE].compare_exchange(life, next_life(life, OPEN), SeqCst, SeqCst);
+        if life & LIFE_STATE == PRIVATE && is_linked() {
+            self.publish_life(life);
         }
         self.life()
+    }
+
+    /// The same, by who has made it: `life` is from before anybody could find it.
+    pub(super) fn publish_life(self, life: u64) {
+        let _ = self.header[LIFE].compare_exchange(life, next_life(life, OPEN), SeqCst, SeqCst);
     }
 
     /// Is that a life that nobody else takes part in yet?
@@ -219,9 +240,9 @@ impl<'a> Page<'a> {
         }
     }
 
-    /// Ends the life of a page that was never published.
-    pub(super) fn abandon(self) {
-        self.header[LIFE].store(next_life(self.life(), FREE), SeqCst);
+    /// Ends a life in which the page was not published; false if it was.
+    pub(super) fn abandon(self, life: u64) -> bool {
+        self.header[LIFE].compare_exchange(life, next_life(life, FREE), SeqCst, SeqCst).is_ok()
     }
 
     /// The number of the page's life, and its state.
@@ -244,6 +265,11 @@ impl<'a> Page<'a> {
     /// Has that life ended?
     pub(super) const fn is_free(life: u64) -> bool {
         life & LIFE_STATE == FREE
+    }
+
+    /// Is it used, by somebody who found it?
+    pub(super) const fn is_used(life: u64) -> bool {
+        matches!(life & LIFE_STATE, OPEN | CLOSING)
     }
 
     /// Ends the page's life if no port is taken, and none rests or rest may be forgotten. Nobody else is in the way:
@@ -295,7 +321,8 @@ impl<'a> Page<'a> {
     /// Number of ports.
     #[inline]
     pub(super) fn ports(self) -> u32 {
-        (self.header[SHAPE].load(SeqCst) & PORTS) as u32
+        // Other processes may have written anything.
+        ((self.header[SHAPE].load(SeqCst) & PORTS) as u32).min(self.tags.len() as u32)
     }
 
     #[inline]

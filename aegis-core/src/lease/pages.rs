@@ -78,14 +78,26 @@ impl<M: Memory> Table<M> {
         let identity = record.page(granule);
         let word = self.home(record.index).load(SeqCst);
         let Home::Pages { first, .. } = Home::of(word, Time::ZERO) else { return None };
-        let index = match self.is_page(first, identity) {
-            true => first,
-            false => self.find_other(identity)?.item(),
+        let (index, life) = match self.is_page(first, identity) {
+            true => (first, self.publish_first(record.index, word, first)),
+            false => self.publish_other(identity, self.find_other(identity)?),
         };
         let page = self.page(index);
-        let life = page.publish();
         // A page that has ended is as good as none: it was empty.
-        (!Page::is_free(life) && page.identity() == identity).then_some(PageRef { index, life })
+        (Page::is_used(life) && page.identity() == identity && self.is_current(record))
+            .then_some(PageRef { index, life })
+    }
+
+    /// Publishes a record's first page, which was found through that home word; its life. No other life of the page has
+    /// the same word.
+    fn publish_first(&self, record: u32, word: u64, first: u32) -> u64 {
+        self.page(first).publish(|| self.home(record).load(SeqCst) == word)
+    }
+
+    /// Publishes a page that was found through the index; which it is, and its life.
+    fn publish_other(&self, identity: Identity, found: Found) -> (u32, u64) {
+        let index = found.item();
+        (index, self.page(index).publish(|| self.find_other(identity) == Some(found)))
     }
 
     /// The page of a record's granule, made if there is none.
@@ -111,7 +123,9 @@ impl<M: Memory> Table<M> {
                     return Err(NoPage::Stale);
                 }
                 Home::Empty { .. } => self.first_page(record, word, granule, None, now, slot)?,
-                Home::Single(single) if single.what.is_over(now) => self.forget_single(record, word),
+                Home::Single(single) if single.what.is_over(now) => {
+                    self.first_page(record, word, granule, None, now, slot)?;
+                }
                 Home::Single(single) => {
                     let its_own = GranuleSlot(single.granule);
                     self.first_page(record, word, its_own, Some(single), now, slot)?;
@@ -121,9 +135,12 @@ impl<M: Memory> Table<M> {
                 }
                 Home::Pages { first, others, .. } if self.is_page(first, identity) => {
                     let page = self.page(first);
-                    let life = page.publish();
-                    if !Page::is_free(life) {
+                    let life = self.publish_first(record.index, word, first);
+                    if Page::is_used(life) {
                         return Ok(PageRef { index: first, life });
+                    }
+                    if !Page::is_free(life) {
+                        continue;
                     }
                     if others == 0 {
                         self.forget_first(record, word, first);
@@ -133,11 +150,13 @@ impl<M: Memory> Table<M> {
                 }
                 Home::Pages { first, others, version } => {
                     if let Some(found) = self.find_other(identity) {
-                        let life = self.page(found.item()).publish();
-                        if !Page::is_free(life) {
-                            return Ok(PageRef { index: found.item(), life });
+                        let (index, life) = self.publish_other(identity, found);
+                        if Page::is_used(life) {
+                            return Ok(PageRef { index, life });
                         }
-                        self.bury_other(record.index, found);
+                        if Page::is_free(life) {
+                            self.bury_other(record.index, found);
+                        }
                         continue;
                     }
                     let more = Home::with_others(first, others + 1, version).word();
@@ -175,11 +194,17 @@ impl<M: Memory> Table<M> {
     ) -> Result<(), NoPage> {
         let index = self.fresh_page(record.page(granule), now, slot)?;
         let page = self.page(index);
+        let life = page.life();
         if let Some(single) = single {
-            // Both always hold in sound memory: nobody knows the page, and the offset is one of the granule's.
-            if single.offset >= page.ports() || page.take(single.offset).is_none() {
-                self.drop_page(index, slot);
+            // In sound memory the offset is one of the granule's.
+            if single.offset >= page.ports() {
+                self.drop_page(index, life, slot);
                 return Err(NoPage::Corrupt);
+            }
+            if page.take(single.offset).is_none() {
+                // Somebody who knew the page in an earlier life has taken the port, and is about to put it back.
+                self.drop_page(index, life, slot);
+                return Ok(());
             }
             page.set_tag(single.offset, single.what.tag());
             match single.what {
@@ -195,9 +220,17 @@ impl<M: Memory> Table<M> {
                 }
             }
         }
-        let pages = Home::Pages { first: index, others: 0, version: word as u32 }.word();
+        // Another version for every life of the page: whoever saw an earlier life end must not take this one away.
+        let version = ((life >> 2) as u32).wrapping_mul(0x9e37_79b1);
+        let pages = Home::Pages { first: index, others: 0, version }.word();
         if self.home(record.index).compare_exchange(word, pages, SeqCst, SeqCst).is_ok() {
-            page.publish();
+            // A word with a tuple does not say of which incarnation it is. Now the record cannot go; if it went before,
+            // the page is that of the origin that has the same tuple now.
+            let owner = self.record_now(record.index);
+            if owner != record {
+                page.relabel(owner.page(granule), self.shape(owner.index, granule)?);
+            }
+            page.publish_life(life);
             slot.has_page(None);
         } else {
             if let Some(single) = single {
@@ -207,7 +240,7 @@ impl<M: Memory> Table<M> {
                 page.set_tag(single.offset, super::tag::Tag::NONE);
                 page.give_free(single.offset);
             }
-            self.drop_page(index, slot);
+            self.drop_page(index, life, slot);
         }
         Ok(())
     }
@@ -215,24 +248,30 @@ impl<M: Memory> Table<M> {
     /// Publishes a page through the index; false if there is one already.
     fn other_page(&self, identity: Identity, now: Time, slot: Slot<'_>) -> Result<bool, NoPage> {
         let index = self.fresh_page(identity, now, slot)?;
-        let stamp = self.page(index).life() >> 2;
+        let life = self.page(index).life();
         let inserted = self
             .map
             .page_index
-            .insert(self.words(), hash(identity), index, stamp, |other| self.is_page(other, identity));
+            .insert(self.words(), hash(identity), index, life >> 2, |other| self.is_page(other, identity));
         match inserted {
             Inserted::New => {
-                self.page(index).publish();
+                self.page(index).publish_life(life);
                 slot.has_page(None);
                 Ok(true)
             }
-            Inserted::Exists(_) => {
-                self.drop_page(index, slot);
+            Inserted::Exists(_) | Inserted::Again => {
+                self.drop_page(index, life, slot);
                 Ok(false)
             }
             Inserted::Full => {
-                self.drop_page(index, slot);
-                Err(NoPage::NoRoom)
+                self.drop_page(index, life, slot);
+                // The few slots where it may be are others': empty pages, or such with only resting ports, make room.
+                let room = self
+                    .map
+                    .page_index
+                    .confirmed(self.words(), hash(identity))
+                    .any(|found| self.end_page(found.item(), true, now, slot));
+                if room { Ok(false) } else { Err(NoPage::NoRoom) }
             }
         }
     }
@@ -251,28 +290,22 @@ impl<M: Memory> Table<M> {
         }
         let index = taken.ok_or(NoPage::NoRoom)?;
         slot.has_page(Some(index));
-        let granule = GranuleSlot(identity.granule());
-        let ports = self.granule_ports(granule).ok_or(NoPage::Corrupt)?;
-        let shape = Shape {
-            ports,
-            protocol: self.protocol_of(identity.record()),
-            profile: self.profile_of(identity.record(), granule),
-        };
-        self.page(index).open(identity, shape);
+        self.page(index).open(identity, self.shape(identity.record(), GranuleSlot(identity.granule()))?);
         Ok(index)
     }
 
-    /// Gives back a page that was not published.
-    fn drop_page(&self, index: u32, slot: Slot<'_>) {
-        self.page(index).abandon();
-        self.map.pages.give(self.words(), index);
-        slot.has_page(None);
+    fn shape(&self, record: u32, granule: GranuleSlot) -> Result<Shape, NoPage> {
+        let ports = self.granule_ports(granule).ok_or(NoPage::Corrupt)?;
+        Ok(Shape { ports, protocol: self.protocol_of(record), profile: self.profile_of(record, granule) })
     }
 
-    /// Replaces a tuple that has ended by nothing.
-    pub(super) fn forget_single(&self, record: Record, word: u64) {
-        let empty = Home::Empty { incarnation: record.incarnation }.word();
-        let _ = self.home(record.index).compare_exchange(word, empty, SeqCst, SeqCst);
+    /// Gives back a page in that life, in which it was not published; unless others have found it, used it and given it
+    /// back since.
+    fn drop_page(&self, index: u32, life: u64, slot: Slot<'_>) {
+        if self.page(index).abandon(life) {
+            self.map.pages.give(self.words(), index);
+        }
+        slot.has_page(None);
     }
 
     /// Replaces a first page that has ended by nothing.
@@ -362,8 +395,9 @@ impl<M: Memory> Table<M> {
         if !published && Page::is_private(life) {
             // What it had copied there is still where it came from.
             page.clear();
-            page.abandon();
-            self.map.pages.give(self.words(), index);
+            if page.abandon(life) {
+                self.map.pages.give(self.words(), index);
+            }
         }
     }
 

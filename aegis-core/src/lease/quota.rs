@@ -106,7 +106,8 @@ impl<M: Memory> Table<M> {
     }
 
     fn used(&self, number: u16) -> u64 {
-        (0..MAX_OWNERS).map(|owner| self.quota_count(OwnerNumber(owner), number).load(SeqCst)).sum()
+        let counts = (0..MAX_OWNERS).map(|owner| self.quota_count(OwnerNumber(owner), number).load(SeqCst));
+        counts.fold(0, u64::saturating_add)
     }
 
     fn quota_words(&self, number: u16) -> &[AtomicU64] {

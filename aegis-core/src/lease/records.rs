@@ -10,7 +10,7 @@ use crate::net::{Origin, Protocol};
 use crate::sync::{AtomicU64, Ordering::SeqCst};
 use crate::time::Time;
 
-use super::home::{Home, What};
+use super::home::{Home, Single, What};
 use super::index::{Found, Inserted};
 use super::map::{
     HASH_KEY, ORIGIN_HAND, ORIGIN_HOME, ORIGIN_PORT, ORIGIN_SCARCE, ORIGINS_FULL, ip_words, words_ip,
@@ -185,7 +185,8 @@ impl<M: Memory> Table<M> {
                 }
                 continue;
             }
-            let record = match fresh {
+            // Others may have completed our insertion, used the record, and taken it away since.
+            let record = match fresh.filter(|&fresh| self.is_unused(fresh)) {
                 Some(record) => record,
                 None => match self.fresh_record(key, now, slot) {
                     Some(record) => *fresh.insert(record),
@@ -202,16 +203,24 @@ impl<M: Memory> Table<M> {
                     fresh = None;
                     break Ok(record);
                 }
-                Inserted::Exists(_) => {}
+                Inserted::Exists(_) | Inserted::Again => {}
+                // The few slots where the key may be are others': their records count as room.
+                Inserted::Full if self.evict_near(hash, now, slot) => {}
                 Inserted::Full => break Err(AcquireError::TooManyOrigins),
             }
         };
-        if let Some(unused) = fresh {
-            self.home(unused.index).store(Home::CLOSED, SeqCst);
-            self.map.origins.give(self.words(), unused.index);
+        if let Some(Record { index, incarnation }) = fresh {
+            let ours = Home::Empty { incarnation }.word();
+            if self.home(index).compare_exchange(ours, Home::CLOSED, SeqCst, SeqCst).is_ok() {
+                self.map.origins.give(self.words(), index);
+            }
         }
         slot.has_record(None);
         found
+    }
+
+    fn is_unused(&self, Record { index, incarnation }: Record) -> bool {
+        self.home(index).load(SeqCst) == Home::Empty { incarnation }.word()
     }
 
     fn fresh_record(&self, key: [u64; 3], now: Time, slot: Slot<'_>) -> Option<Record> {
@@ -223,9 +232,12 @@ impl<M: Memory> Table<M> {
         let words = self.record_words(index);
         let incarnation = self.record_now(index).incarnation.wrapping_add(1);
         let [high, low, port] = key;
-        words[ORIGIN_PORT].store(u64::from(incarnation) << 32 | port, SeqCst);
+        // First the incarnation without a port, which is nobody's key; the port last: whoever sees the new incarnation
+        // and a port that fits sees the address that belongs to them.
+        words[ORIGIN_PORT].store(u64::from(incarnation) << 32, SeqCst);
         words[0].store(high, SeqCst);
         words[1].store(low, SeqCst);
+        words[ORIGIN_PORT].store(u64::from(incarnation) << 32 | port, SeqCst);
         words[ORIGIN_SCARCE].store(0, SeqCst);
         words[ORIGIN_HOME].store(Home::Empty { incarnation }.word(), SeqCst);
         Some(Record { index, incarnation })
@@ -250,13 +262,18 @@ impl<M: Memory> Table<M> {
         for _ in 0..used {
             let turn = words[ORIGIN_HAND].fetch_add(1, SeqCst) % u64::from(used);
             let index = FIRST_ORIGIN + turn as u32;
-            if self.own_profile(index).is_some() || !self.vacate(index, now, slot) {
+            if self.own_profile(index).is_some() {
                 continue;
             }
-            // A record that is being inserted has no confirmed slot: whoever inserts it finds it closed.
-            let key = self.key_of(index);
-            let found = self.map.origin_index.find(words, self.hash(key), |record| record == index);
-            if found.is_some_and(|found| self.map.origin_index.remove(words, found)) {
+            // A record that is being inserted has no confirmed slot: it is left alone.
+            let find = || {
+                let hash = self.hash(self.key_of(index));
+                self.map.origin_index.find(words, hash, |record| record == index)
+            };
+            if find().is_none() || !self.vacate(index, now, slot) {
+                continue;
+            }
+            if find().is_some_and(|found| self.map.origin_index.remove(words, found)) {
                 return Some(index);
             }
         }
@@ -265,21 +282,36 @@ impl<M: Memory> Table<M> {
         None
     }
 
+    /// Takes a record away that is in the way of a key in the index.
+    #[cold]
+    fn evict_near(&self, hash: u64, now: Time, slot: Slot<'_>) -> bool {
+        self.map.origin_index.confirmed(self.words(), hash).any(|found| {
+            let index = found.item();
+            let gone = (FIRST_ORIGIN..self.map.origins.capacity).contains(&index)
+                && self.own_profile(index).is_none()
+                && self.vacate(index, now, slot)
+                && self.map.origin_index.remove(self.words(), found);
+            if gone {
+                self.map.origins.give(self.words(), index);
+            }
+            gone
+        })
+    }
+
     /// Closes a record that has nothing live and nothing held.
     fn vacate(&self, index: u32, now: Time, slot: Slot<'_>) -> bool {
-        let word = self.home(index).load(SeqCst);
-        let word = match Home::of(word, now) {
-            Home::Empty { .. } => word,
-            Home::Single(single) if single.what.is_over(now) || matches!(single.what, What::Resting(_)) => {
-                word
-            }
-            Home::Pages { first, others: 0, .. } if self.end_page(first, true, now, slot) => {
-                self.home(index).load(SeqCst)
-            }
-            _ => return false,
+        let home = self.home(index);
+        if let Home::Pages { first, others: 0, .. } = Home::of(home.load(SeqCst), now) {
+            self.end_page(first, true, now, slot);
+        }
+        // Only now, because somebody may have taken a tuple since the page ended.
+        let word = home.load(SeqCst);
+        let vacant = match Home::of(word, now) {
+            Home::Empty { .. } => true,
+            Home::Single(Single { what, .. }) => what.is_over(now) || matches!(what, What::Resting(_)),
+            Home::Closed | Home::Pages { .. } => false,
         };
-        let vacant = matches!(Home::of(word, now), Home::Empty { .. } | Home::Single(_));
-        vacant && self.home(index).compare_exchange(word, Home::CLOSED, SeqCst, SeqCst).is_ok()
+        vacant && home.compare_exchange(word, Home::CLOSED, SeqCst, SeqCst).is_ok()
     }
 
     fn key_of(&self, index: u32) -> [u64; 3] {

@@ -153,7 +153,8 @@ impl<M: Memory> Table<M> {
 
     /// Leases granted by all workers since the table was made.
     pub fn granted(&self) -> u64 {
-        (0..self.config.workers).map(|w| self.worker_words(w)[WORKER_GRANTED].load(SeqCst)).sum()
+        let granted = (0..self.config.workers).map(|w| self.worker_words(w)[WORKER_GRANTED].load(SeqCst));
+        granted.fold(0, u64::wrapping_add)
     }
 
     /// Never goes back, whatever the callers' clocks do. One that runs far ahead stops time for the others until they
