@@ -182,7 +182,8 @@ impl World {
     }
 
     fn may_grant(&self, origin: Origin, source: SocketAddr) -> bool {
-        !self.taken.contains_key(&(origin, source)) && !self.parked_ports.contains_key(&(origin.protocol(), source))
+        !self.taken.contains_key(&(origin, source))
+            && !self.parked_ports.contains_key(&(origin.protocol(), source))
     }
 
     fn acquire(&mut self, input: &mut Input<'_>) {

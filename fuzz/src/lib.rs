@@ -3,9 +3,11 @@
 
 use std::path::Path;
 
+mod lease_memory;
 mod lease_ops;
 mod parsers;
 
+pub use lease_memory::lease_memory;
 pub use lease_ops::lease_ops;
 pub use parsers::{bundle, fleet_file};
 

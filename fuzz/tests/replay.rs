@@ -26,3 +26,27 @@ fn bundles_are_canonical_or_refused() {
 fn the_lease_table_grants_nothing_twice_and_refuses_nobody_falsely() {
     replay("lease_ops", aegis_fuzz::lease_ops);
 }
+
+#[test]
+fn hostile_memory_panics_nobody_and_hangs_nobody() {
+    replay("lease_memory", aegis_fuzz::lease_memory);
+}
+
+/// What the fuzzer does, for those who have none: `AEGIS_RANDOM_INPUTS=100000` for more.
+#[test]
+fn random_changes_of_the_memory_panic_nobody() {
+    let inputs: u64 = std::env::var("AEGIS_RANDOM_INPUTS").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
+    for seed in 1..=inputs {
+        // xorshift64: the input's name in a failure is its seed.
+        let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut input = vec![0; 600];
+        for byte in &mut input {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            *byte = (random >> 32) as u8;
+        }
+        println!("seed {seed}");
+        aegis_fuzz::lease_memory(&input);
+    }
+}

@@ -267,6 +267,12 @@ impl<'a> Page<'a> {
         life & LIFE_STATE == FREE
     }
 
+    /// The life under which a page in use is remembered. One that is about to end is remembered under a life that it never
+    /// has, so that whoever claims a port in it settles first whose the page is.
+    pub(super) const fn remembered(life: u64) -> u64 {
+        if life & LIFE_STATE == CLOSING { life ^ CLOSING ^ OPEN } else { life }
+    }
+
     /// Is it used, by somebody who found it?
     pub(super) const fn is_used(life: u64) -> bool {
         matches!(life & LIFE_STATE, OPEN | CLOSING)

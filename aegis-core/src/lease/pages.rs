@@ -85,7 +85,7 @@ impl<M: Memory> Table<M> {
         let page = self.page(index);
         // A page that has ended is as good as none: it was empty.
         (Page::is_used(life) && page.identity() == identity && self.is_current(record))
-            .then_some(PageRef { index, life })
+            .then_some(PageRef { index, life: Page::remembered(life) })
     }
 
     /// Publishes a record's first page, which was found through that home word; its life. No other life of the page has
@@ -137,7 +137,7 @@ impl<M: Memory> Table<M> {
                     let page = self.page(first);
                     let life = self.publish_first(record.index, word, first);
                     if Page::is_used(life) {
-                        return Ok(PageRef { index: first, life });
+                        return Ok(PageRef { index: first, life: Page::remembered(life) });
                     }
                     if !Page::is_free(life) {
                         continue;
@@ -152,7 +152,7 @@ impl<M: Memory> Table<M> {
                     if let Some(found) = self.find_other(identity) {
                         let (index, life) = self.publish_other(identity, found);
                         if Page::is_used(life) {
-                            return Ok(PageRef { index, life });
+                            return Ok(PageRef { index, life: Page::remembered(life) });
                         }
                         if Page::is_free(life) {
                             self.bury_other(record.index, found);

@@ -265,15 +265,14 @@ impl<M: Memory> Table<M> {
             if self.own_profile(index).is_some() {
                 continue;
             }
-            // A record that is being inserted has no confirmed slot: it is left alone.
-            let find = || {
-                let hash = self.hash(self.key_of(index));
-                self.map.origin_index.find(words, hash, |record| record == index)
-            };
-            if find().is_none() || !self.vacate(index, now, slot) {
-                continue;
-            }
-            if find().is_some_and(|found| self.map.origin_index.remove(words, found)) {
+            // A record that is being inserted has no confirmed slot: it is left alone. The slot is the one from before the
+            // record was closed: if it is gone somebody else has finished that, and the record may be in use again.
+            let hash = self.hash(self.key_of(index));
+            let found = self.map.origin_index.find(words, hash, |record| record == index);
+            let gone = found.is_some_and(|found| {
+                self.vacate(index, now, slot) && self.map.origin_index.remove(words, found)
+            });
+            if gone {
                 return Some(index);
             }
         }
