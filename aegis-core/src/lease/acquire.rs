@@ -96,7 +96,7 @@ impl Hand {
         if target.pool.quota().is_some() || target.table.config().per_origin != 0 {
             return self.acquire_limited(target);
         }
-        let lease = match self.from_stash(target) {
+        let lease = match self.draw_from_stash(target) {
             Some(lease) => lease,
             None => self.draw(target)?,
         };
@@ -112,7 +112,7 @@ impl Hand {
             let lease = match target.table.config().per_origin {
                 // Draws would not know which egress IPs have reached their limit.
                 1.. => hand.search(target)?,
-                0 => match hand.from_stash(target) {
+                0 => match hand.draw_from_stash(target) {
                     Some(lease) => lease,
                     None => hand.draw(target)?,
                 },
@@ -158,7 +158,7 @@ impl Hand {
                 _ => {
                     let (found, page) = match target.view(source) {
                         Some(found) => found,
-                        None => match self.from_home(target, source, offset)? {
+                        None => match self.take_home(target, source, offset)? {
                             Some(lease) => return Ok(lease),
                             None => match target.view(source) {
                                 Some(found) => found,
@@ -202,7 +202,7 @@ impl Hand {
 
     /// For an origin that has no page for this source: takes the source in the origin's home word, or makes the page.
     #[cold]
-    fn from_home<M: Memory>(
+    fn take_home<M: Memory>(
         &mut self,
         target: &mut Target<'_, M>,
         source: usize,
@@ -343,7 +343,7 @@ impl Hand {
 
     /// A port that was resting in the older generation when all of them were written down, and still is.
     #[inline(always)]
-    fn from_stash<M: Memory>(&mut self, target: &mut Target<'_, M>) -> Option<Lease> {
+    fn draw_from_stash<M: Memory>(&mut self, target: &mut Target<'_, M>) -> Option<Lease> {
         loop {
             let scarce = target.stash.as_deref()?.scarce;
             if scarce == 0 {
@@ -415,7 +415,7 @@ impl Hand {
             let lease = match class {
                 Preference::Old if among <= MOST_STASHED && target.can_stash() => {
                     self.fill_stash(target);
-                    self.from_stash(target)
+                    self.draw_from_stash(target)
                 }
                 _ => {
                     let rank = self.choice.below(among);
