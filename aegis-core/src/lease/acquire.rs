@@ -93,7 +93,7 @@ impl Hand {
         if target.pool.quota().is_some() || target.table.config().per_origin != 0 {
             return self.acquire_limited(target);
         }
-        let lease = match self.from_stash(target) {
+        let lease = match self.try_stash(target) {
             Some(lease) => lease,
             None => self.draw(target)?,
         };
@@ -109,7 +109,7 @@ impl Hand {
             let lease = match target.table.config().per_origin {
                 // Draws would not know which egress IPs have reached their limit.
                 1.. => hand.search(target)?,
-                0 => match hand.from_stash(target) {
+                0 => match hand.try_stash(target) {
                     Some(lease) => lease,
                     None => hand.draw(target)?,
                 },
@@ -155,7 +155,7 @@ impl Hand {
                 _ => {
                     let found = match target.page(source) {
                         Some(found) => found,
-                        None => match self.from_home(target, source, offset)? {
+                        None => match self.try_home(target, source, offset)? {
                             Some(lease) => return Ok(lease),
                             None => match target.page(source) {
                                 Some(found) => found,
@@ -197,7 +197,7 @@ impl Hand {
 
     /// For an origin that has no page for this source: takes the source in the origin's home word, or makes the page.
     #[cold]
-    fn from_home<M: Memory>(
+    fn try_home<M: Memory>(
         &mut self,
         target: &mut Target<'_, M>,
         source: usize,
@@ -344,7 +344,7 @@ impl Hand {
 
     /// The next port that was drawn in advance.
     #[inline]
-    fn from_stash<M: Memory>(&mut self, target: &mut Target<'_, M>) -> Option<Lease> {
+    fn try_stash<M: Memory>(&mut self, target: &mut Target<'_, M>) -> Option<Lease> {
         loop {
             let stash = target.stash.as_deref_mut()?;
             let last = stash.len.checked_sub(1)?;
@@ -412,7 +412,7 @@ impl Hand {
             let lease = match class {
                 Preference::Old if target.can_stash() => {
                     self.fill_stash(target, among);
-                    self.from_stash(target)
+                    self.try_stash(target)
                 }
                 _ => {
                     let rank = self.choice.below(among);

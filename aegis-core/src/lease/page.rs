@@ -84,7 +84,7 @@ pub(super) struct Shape {
 impl Shape {
     fn word(self) -> u64 {
         let Self { ports, protocol, profile } = self;
-        u64::from(ports) | u64::from(profile) << PROFILE_SHIFT | PROTOCOL * (protocol as u64)
+        u64::from(ports) | u64::from(profile) << PROFILE_SHIFT | (PROTOCOL * (protocol as u64))
     }
 }
 
