@@ -44,7 +44,7 @@ impl Arena {
             }
         }
         words[self.counters]
-            .fetch_update(SeqCst, SeqCst, |used| (used < u64::from(self.capacity)).then_some(used + 1))
+            .fetch_update(SeqCst, SeqCst, |used| (used < u64::from(self.capacity)).then(|| used + 1))
             .ok()
             .map(|used| used as u32)
     }
