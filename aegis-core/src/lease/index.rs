@@ -60,6 +60,9 @@ pub(super) enum Inserted {
     Exists(Found),
     /// Both windows are full.
     Full,
+    /// Somebody took the item's slot away: before it was confirmed, or long after somebody else had confirmed it. Only
+    /// the item itself tells whether it is still the caller's.
+    Gone,
 }
 
 /// What became of a tentative slot.
@@ -150,8 +153,7 @@ impl Index {
             match self.resolve(words, hash, at, value, &mut same) {
                 Resolved::Confirmed => return Inserted::New,
                 Resolved::Lost(found) => return Inserted::Exists(found),
-                // Somebody with the same key took it away: once more.
-                Resolved::Gone => {}
+                Resolved::Gone => return Inserted::Gone,
             }
         }
     }
@@ -211,6 +213,16 @@ impl Index {
             }
             // If it fails it was confirmed or taken away: look again.
             let _ = words[other].compare_exchange(theirs, 0, SeqCst, SeqCst);
+        }
+    }
+
+    /// Confirms the tentative slots of an item, or takes them away: whoever began them is dead.
+    pub(super) fn settle(&self, words: &[AtomicU64], hash: u64, of: u32, mut same: impl FnMut(u32) -> bool) {
+        for at in self.slots(hash) {
+            let value = words[at].load(SeqCst);
+            if value & CONFIRMED == 0 && Self::may_be(value, hash) && item(value) == of {
+                self.resolve(words, hash, at, value, &mut same);
+            }
         }
     }
 

@@ -205,9 +205,14 @@ impl<'a> Page<'a> {
         self.life()
     }
 
-    /// Is that a life that nobody else takes part in yet?
-    pub(super) const fn is_private(life: u64) -> bool {
-        life & LIFE_STATE == PRIVATE
+    /// The life that [`Page::open`] would begin now.
+    pub(super) fn next_private_life(self) -> u64 {
+        next_life(self.life(), PRIVATE)
+    }
+
+    /// Ends a life that was never published; false if it is not the page's any more.
+    pub(super) fn abandon_life(self, life: u64) -> bool {
+        self.header[LIFE].compare_exchange(life, next_life(life, FREE), SeqCst, SeqCst).is_ok()
     }
 
     /// Frees every port of a page that was never published.
@@ -217,11 +222,6 @@ impl<'a> Page<'a> {
         for (word, first) in self.states.iter().zip((0..).step_by(PORTS_PER_WORD as usize)) {
             word.fetch_and(past_end(first, ports), SeqCst);
         }
-    }
-
-    /// Ends the life of a page that was never published.
-    pub(super) fn abandon(self) {
-        self.header[LIFE].store(next_life(self.life(), FREE), SeqCst);
     }
 
     /// The number of the page's life, and its state.

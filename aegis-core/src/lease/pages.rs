@@ -175,10 +175,11 @@ impl<M: Memory> Table<M> {
     ) -> Result<(), NoPage> {
         let index = self.fresh_page(record.page(granule), now, slot)?;
         let page = self.page(index);
+        let life = page.life();
         if let Some(single) = single {
             // Both always hold in sound memory: nobody knows the page, and the offset is one of the granule's.
             if single.offset >= page.ports() || page.take(single.offset).is_none() {
-                self.drop_page(index, slot);
+                self.drop_page(index, life, slot);
                 return Err(NoPage::Corrupt);
             }
             page.set_tag(single.offset, single.what.tag());
@@ -207,7 +208,7 @@ impl<M: Memory> Table<M> {
                 page.set_tag(single.offset, super::tag::Tag::NONE);
                 page.give_free(single.offset);
             }
-            self.drop_page(index, slot);
+            self.drop_page(index, life, slot);
         }
         Ok(())
     }
@@ -215,23 +216,23 @@ impl<M: Memory> Table<M> {
     /// Publishes a page through the index; false if there is one already.
     fn other_page(&self, identity: Identity, now: Time, slot: Slot<'_>) -> Result<bool, NoPage> {
         let index = self.fresh_page(identity, now, slot)?;
-        let stamp = self.page(index).life() >> 2;
+        let life = self.page(index).life();
         let inserted = self
             .map
             .page_index
-            .insert(self.words(), hash(identity), index, stamp, |other| self.is_page(other, identity));
+            .insert(self.words(), hash(identity), index, life >> 2, |other| self.is_page(other, identity));
         match inserted {
             Inserted::New => {
                 self.page(index).publish();
                 slot.has_page(None);
                 Ok(true)
             }
-            Inserted::Exists(_) => {
-                self.drop_page(index, slot);
+            Inserted::Exists(_) | Inserted::Gone => {
+                self.drop_page(index, life, slot);
                 Ok(false)
             }
             Inserted::Full => {
-                self.drop_page(index, slot);
+                self.drop_page(index, life, slot);
                 Err(NoPage::NoRoom)
             }
         }
@@ -250,7 +251,7 @@ impl<M: Memory> Table<M> {
             }
         }
         let index = taken.ok_or(NoPage::NoRoom)?;
-        slot.has_page(Some(index));
+        slot.has_page(Some((index, self.page(index).next_private_life())));
         let granule = GranuleSlot(identity.granule());
         let ports = self.granule_ports(granule).ok_or(NoPage::Corrupt)?;
         let shape = Shape {
@@ -262,10 +263,11 @@ impl<M: Memory> Table<M> {
         Ok(index)
     }
 
-    /// Gives back a page that was not published.
-    fn drop_page(&self, index: u32, slot: Slot<'_>) {
-        self.page(index).abandon();
-        self.map.pages.give(self.words(), index);
+    /// Gives back a page that was not published. If it was, by somebody who completed what was begun, it is not ours.
+    fn drop_page(&self, index: u32, life: u64, slot: Slot<'_>) {
+        if self.page(index).abandon_life(life) {
+            self.map.pages.give(self.words(), index);
+        }
         slot.has_page(None);
     }
 
@@ -348,21 +350,34 @@ impl<M: Memory> Table<M> {
     }
 
     /// A page that a dead worker had to itself: back to the others, unless it had published it.
-    pub(super) fn give_back_page(&self, index: u32) {
+    ///
+    /// `life` is the lower half of the page's life with the dead one: since he published it the page may have ended, and
+    /// may be somebody else's who has not published it yet.
+    pub(super) fn give_back_page(&self, index: u32, life: u32) {
         if index >= self.map.pages.used(self.words()) {
             return;
         }
         let page = self.page(index);
-        let (life, identity) = (page.life(), page.identity());
+        if page.next_private_life() as u32 == life {
+            // He had taken it, and not even opened it.
+            self.map.pages.give(self.words(), index);
+            return;
+        }
+        let (now, identity) = (page.life(), page.identity());
+        if now as u32 != life {
+            return;
+        }
+        // What he had begun to publish is published, or can never be.
+        let same = |other| self.is_page(other, identity);
+        self.map.page_index.settle(self.words(), hash(identity), index, same);
         let record = identity.record();
         let published = record < self.map.origins.capacity
             && (matches!(Home::of(self.home(record).load(SeqCst), Time::ZERO),
                 Home::Pages { first, .. } if first == index)
                 || self.find_other(identity).is_some_and(|found| found.item() == index));
-        if !published && Page::is_private(life) {
+        if !published && page.abandon_life(now) {
             // What it had copied there is still where it came from.
             page.clear();
-            page.abandon();
             self.map.pages.give(self.words(), index);
         }
     }

@@ -203,15 +203,30 @@ impl<M: Memory> Table<M> {
                     break Ok(record);
                 }
                 Inserted::Exists(_) => {}
+                // Confirmed by somebody else, used, and evicted, all since it was inserted: it is not ours any more.
+                Inserted::Gone if !self.is_untouched(record) => fresh = None,
+                Inserted::Gone => {}
                 Inserted::Full => break Err(AcquireError::TooManyOrigins),
             }
         };
         if let Some(unused) = fresh {
-            self.home(unused.index).store(Home::CLOSED, SeqCst);
-            self.map.origins.give(self.words(), unused.index);
+            self.give_unused(unused);
         }
         slot.has_record(None);
         found
+    }
+
+    /// Has nobody used or closed the record since it was made?
+    fn is_untouched(&self, record: Record) -> bool {
+        self.home(record.index).load(SeqCst) == Home::Empty { incarnation: record.incarnation }.word()
+    }
+
+    /// Gives back a record that was not published. If it was, by somebody who completed what was begun, it is not ours.
+    fn give_unused(&self, record: Record) {
+        let empty = Home::Empty { incarnation: record.incarnation }.word();
+        if self.home(record.index).compare_exchange(empty, Home::CLOSED, SeqCst, SeqCst).is_ok() {
+            self.map.origins.give(self.words(), record.index);
+        }
     }
 
     fn fresh_record(&self, key: [u64; 3], now: Time, slot: Slot<'_>) -> Option<Record> {
@@ -219,9 +234,9 @@ impl<M: Memory> Table<M> {
             Some(index) if index >= FIRST_ORIGIN => index,
             _ => self.evict(now, slot)?,
         };
-        slot.has_record(Some(index));
         let words = self.record_words(index);
         let incarnation = self.record_now(index).incarnation.wrapping_add(1);
+        slot.has_record(Some((index, incarnation)));
         let [high, low, port] = key;
         words[ORIGIN_PORT].store(u64::from(incarnation) << 32 | port, SeqCst);
         words[0].store(high, SeqCst);
@@ -250,12 +265,12 @@ impl<M: Memory> Table<M> {
         for _ in 0..used {
             let turn = words[ORIGIN_HAND].fetch_add(1, SeqCst) % u64::from(used);
             let index = FIRST_ORIGIN + turn as u32;
-            if self.own_profile(index).is_some() || !self.vacate(index, now, slot) {
-                continue;
-            }
-            // A record that is being inserted has no confirmed slot: whoever inserts it finds it closed.
+            // A record that is being inserted has no confirmed slot, and is left to whoever inserts it.
             let key = self.key_of(index);
             let found = self.map.origin_index.find(words, self.hash(key), |record| record == index);
+            if found.is_none() || self.own_profile(index).is_some() || !self.vacate(index, now, slot) {
+                continue;
+            }
             if found.is_some_and(|found| self.map.origin_index.remove(words, found)) {
                 return Some(index);
             }
@@ -288,14 +303,27 @@ impl<M: Memory> Table<M> {
     }
 
     /// A record that a dead worker had to itself: back to the others, unless it had published it.
-    pub(super) fn give_back_record(&self, index: u32) {
+    ///
+    /// `incarnation` is the record's with the dead one: since he published it somebody may have evicted it, and may not
+    /// have published it yet.
+    pub(super) fn give_back_record(&self, index: u32, incarnation: u32) {
         if !(FIRST_ORIGIN..self.map.origins.used(self.words())).contains(&index) {
             return;
         }
+        if self.record_now(index).incarnation.wrapping_add(1) == incarnation {
+            // He had taken it, and not even begun to write it.
+            self.map.origins.give(self.words(), index);
+            return;
+        }
         let key = self.key_of(index);
+        // What he had begun to publish is published, or can never be.
+        let same = |record| self.has_key(record, key);
+        self.map.origin_index.settle(self.words(), self.hash(key), index, same);
         let published =
             self.map.origin_index.find(self.words(), self.hash(key), |record| record == index).is_some();
-        if !published && self.home(index).swap(Home::CLOSED, SeqCst) != Home::CLOSED {
+        // The word of an empty record says whose it is: another's is left alone.
+        let empty = Home::Empty { incarnation }.word();
+        if !published && self.home(index).compare_exchange(empty, Home::CLOSED, SeqCst, SeqCst).is_ok() {
             self.map.origins.give(self.words(), index);
         }
     }
