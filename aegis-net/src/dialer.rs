@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use crate::leased::{Guard, Leased, LeasedTcp};
 use crate::recipe::{self, Refusal};
 use crate::workers::{Forked, Workers};
-use crate::{ConnectError, TcpStream, UdpSocket, clock};
+use crate::{ConnectError, Sweeper, SweeperThread, TcpStream, UdpSocket, clock};
 
 /// Opens connections from the machine's egress addresses. All threads share one.
 ///
@@ -47,6 +47,21 @@ impl Dialer {
     /// The edge.
     pub fn edge(&self) -> &Arc<Edge> {
         self.workers.edge()
+    }
+
+    /// Compares what is held with the kernel's sockets, in a thread of its own, as long as the result lives: see
+    /// [`Sweeper`]. Without it a connection whose end nobody knows costs its tuple for more than a minute.
+    ///
+    /// ```no_run
+    /// # fn f(dialer: aegis_net::Dialer) -> std::io::Result<()> {
+    /// let _sweeper = dialer.sweep_every(std::time::Duration::from_millis(100))?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Sweeper::new`] and [`Sweeper::spawn`].
+    pub fn sweep_every(&self, interval: Duration) -> io::Result<SweeperThread> {
+        Sweeper::new(Arc::clone(self.edge().leases()))?.spawn(interval)
     }
 
     /// Connects to `origin` from a leased ip:port of the zone's pool, and waits as long as the kernel does.

@@ -55,6 +55,7 @@
 //! | [`recipe`] | how a socket is opened, for those who bring their own event loop |
 //! | [`Shared`] | memory of a lease table that several processes have |
 //! | [`Process`] | which process is it, and does it still live? |
+//! | [`Sweeper`], [`SweeperThread`] | ends holds of which the kernel has nothing any more, recovers what dead processes had |
 //! | [`ForkGuard`] | is this a forked child? |
 //! | [`check`] | is this machine fit to lease from its shares? |
 //! | [`sock_diag`] | which sockets does the kernel have, TIME_WAIT included? |
@@ -73,6 +74,7 @@ pub mod recipe;
 mod shared;
 pub mod sock_diag;
 mod sockopt;
+mod sweeper;
 mod tcp;
 mod tcp_state;
 #[cfg(feature = "tokio")]
@@ -85,6 +87,7 @@ pub use error::ConnectError;
 pub use fork::ForkGuard;
 pub use process::Process;
 pub use shared::Shared;
+pub use sweeper::{RecoveredAll, SweepReport, Sweeper, SweeperThread, Swept};
 pub use tcp::TcpStream;
 pub use udp::UdpSocket;
 

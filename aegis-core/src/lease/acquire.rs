@@ -224,6 +224,7 @@ impl Hand {
             }
             let vacant = match home {
                 Home::Empty { incarnation } => incarnation == target.record.incarnation,
+                Home::Single(single) if single.incarnation != target.record.incarnation as u8 => false,
                 Home::Single(single) if single.what.is_over(target.now) => true,
                 Home::Single(Single { what: What::Resting(_), .. }) => match target.make_page(source, slot) {
                     // No page is to be had: rest is forgotten.
@@ -256,7 +257,8 @@ impl Hand {
     ) -> Result<Lease, Missed> {
         let table = target.table;
         let tag = self.next_tag();
-        let single = Single { granule: place.granule.0, offset, what: What::Live(tag) };
+        let incarnation = target.record.incarnation as u8;
+        let single = Single { granule: place.granule.0, offset, incarnation, what: What::Live(tag) };
         let home = table.home(target.record.index);
         if home.compare_exchange(word, Home::Single(single).word(), SeqCst, SeqCst).is_err() {
             return Err(Missed::Changed);
@@ -399,7 +401,7 @@ impl Hand {
                     continue;
                 }
                 (_, Some(token)) => {
-                    target.each_granting_page(|page| page.mark_full(token));
+                    target.mark_full(token);
                     if let Some(found) = target.page(0) {
                         target.sample(0, target.table.page(found.index));
                     }
@@ -547,13 +549,23 @@ impl Hand {
         if !target.grants_from(source) {
             return Err(AcquireError::NoShare);
         }
-        let (found, page) = self.page_for(target, source)?;
         let (table, pool) = (target.table, target.pool);
         self.under_quota(table, pool, |hand| {
-            let lease = hand.claim(target, source, page, found, offset).ok_or(AcquireError::InUse)?;
-            let lease = hand.within_limit(target, source, lease).ok_or(AcquireError::OriginLimit)?;
-            hand.count_granted(table);
-            Ok(lease)
+            for _ in 0..ROUNDS {
+                let (found, page) = hand.page_for(target, source)?;
+                if let Some(lease) = hand.claim(target, source, page, found, offset) {
+                    let lease = hand.within_limit(target, source, lease).ok_or(AcquireError::OriginLimit)?;
+                    hand.count_granted(table);
+                    return Ok(lease);
+                }
+                // A page that has ended meanwhile says nothing of the port.
+                let identity = target.sources.list()[source].record(target.record, target.protocol);
+                let granule = target.sources.list()[source].granule;
+                if page.settle(identity.page(granule)).is_some() {
+                    return Err(AcquireError::InUse);
+                }
+            }
+            Err(AcquireError::Corrupt)
         })
     }
 
@@ -615,6 +627,7 @@ impl Hand {
             let identity = place.record(target.record, target.protocol).page(place.granule);
             let intent = slot.intent(found.index);
             intent.names(offset);
+            let mut counts = true;
             let tag = if let Some(taken) = page.take(offset) {
                 if page.settle(identity).is_none() {
                     page.put_back(offset, taken);
@@ -633,12 +646,14 @@ impl Hand {
                     Class::NotTaken => false,
                 };
                 let tag = self.next_tag();
-                if may && page.swap_tag(offset, before, tag) {
+                // The tag before, so that it is not that of another's page.
+                if may && page.settle(identity).is_some() && page.swap_tag(offset, before, tag) {
                     if before.class() == Class::Parked {
                         page.unpark();
                     }
+                    counts = before.class() != Class::Live || before.owner() != self.owner;
                     Some(tag)
-                } else if before.class() == Class::Live {
+                } else if before.class() == Class::Live && page.settle(identity).is_some() {
                     intent.is_done();
                     return Err(AcquireError::InUse);
                 } else {
@@ -648,8 +663,8 @@ impl Hand {
             intent.is_done();
             if let Some(tag) = tag {
                 self.count_granted(table);
-                // It exists, so no limit is in its way; but it counts.
-                if let Some(quota) = target.pool.quota() {
+                // It exists, so no limit is in its way; but it counts, in place of the one that it ends.
+                if let Some(quota) = target.pool.quota().filter(|_| counts) {
                     table.count_anyway(quota);
                 }
                 return Ok(self.lease(target, At::Page(found.index), offset, tag));
@@ -791,6 +806,22 @@ impl<'a, M: Memory> Target<'a, M> {
             };
             page.is_some_and(|page| self.table.is_full(page, now)) || !self.grants_from(source)
         })
+    }
+
+    /// Second half of marking every page full that may be granted from.
+    fn mark_full(&mut self, token: u64) {
+        for source in 0..self.sources.list().len() {
+            if !self.grants_from(source) {
+                continue;
+            }
+            if let Some((known, page)) = self.view(source) {
+                page.mark_full(token);
+                if page.life() != known.life {
+                    // It is another origin's by now, of which nobody has counted anything.
+                    page.clear_doubt();
+                }
+            }
+        }
     }
 
     /// Not those of granules that are leaving: they may come back, and then their free ports count.

@@ -4,7 +4,8 @@
 //! 63..62
 //!   00   closed: the record is nobody's, or about to be
 //!   01   empty       31..0 the record's incarnation
-//!   10   one tuple   61..44 granule   43..29 offset   28..26 class   25..0 tag if live, else deadline
+//!   10   one tuple   61..44 granule   43..29 offset   28..26 class   25..18 incarnation
+//!                    17..0 tag if live, else deadline
 //!   11   pages       61..44 others    43..26 version  25..0 the first page
 //! ```
 //!
@@ -22,7 +23,8 @@ pub(super) const MAX_GRANULES: u32 = (1 << GRANULE_BITS) - 512;
 
 const GRANULE_BITS: u32 = 18;
 const OFFSET_BITS: u32 = 15;
-const TIME_BITS: u32 = 26;
+const TIME_BITS: u32 = 18;
+const INCARNATION_SHIFT: u32 = 18;
 const PAGE_BITS: u32 = 26;
 const VERSION_BITS: u32 = 18;
 const OTHERS: u32 = (1 << 18) - 1;
@@ -32,6 +34,8 @@ const OTHERS: u32 = (1 << 18) - 1;
 pub(super) struct Single {
     pub(super) granule: u32,
     pub(super) offset: u32,
+    /// Of the record, its low bits: an equal tuple of another origin is another word.
+    pub(super) incarnation: u8,
     pub(super) what: What,
 }
 
@@ -105,7 +109,12 @@ impl Home {
                     2 => What::Parked(until()),
                     _ => What::Live(Tag(word as u16)),
                 };
-                Self::Single(Single { granule: bits(44, GRANULE_BITS), offset: bits(29, OFFSET_BITS), what })
+                Self::Single(Single {
+                    granule: bits(44, GRANULE_BITS),
+                    offset: bits(29, OFFSET_BITS),
+                    incarnation: bits(INCARNATION_SHIFT, 8) as u8,
+                    what,
+                })
             }
             _ => Self::Pages {
                 first: bits(0, PAGE_BITS),
@@ -119,14 +128,19 @@ impl Home {
         match self {
             Self::Closed => Self::CLOSED,
             Self::Empty { incarnation } => 1 << 62 | u64::from(incarnation),
-            Self::Single(Single { granule, offset, what }) => {
+            Self::Single(Single { granule, offset, incarnation, what }) => {
                 let (class, low) = match what {
                     What::Resting(until) => (0, until.low(TIME_BITS)),
                     What::Held(until) => (1, until.low(TIME_BITS)),
                     What::Parked(until) => (2, until.low(TIME_BITS)),
                     What::Live(tag) => (4, u64::from(tag.0)),
                 };
-                2 << 62 | u64::from(granule) << 44 | u64::from(offset) << 29 | class << 26 | low
+                2 << 62
+                    | u64::from(granule) << 44
+                    | u64::from(offset) << 29
+                    | class << 26
+                    | u64::from(incarnation) << INCARNATION_SHIFT
+                    | low
             }
             Self::Pages { first, others, version } => {
                 let version = version & ((1 << VERSION_BITS) - 1);
@@ -151,7 +165,8 @@ mod tests {
         let now = Time::from_millis(9_000_000_000);
         let until = Deadline::after(now + core::time::Duration::from_secs(69));
         let tag = Tag::live(OwnerNumber(126), 255);
-        let single = |what| Home::Single(Single { granule: MAX_GRANULES, offset: 32_767, what });
+        let single =
+            |what| Home::Single(Single { granule: MAX_GRANULES, offset: 32_767, incarnation: 0xa5, what });
         for home in [
             Home::Closed,
             Home::Empty { incarnation: u32::MAX },
@@ -167,13 +182,13 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_is_understood_within_three_months() {
+    fn a_deadline_is_understood_for_seventeen_hours_after_it_has_passed() {
         let until = Deadline::after(Time::from_millis(69_000));
-        let home = Home::Single(Single { granule: 1, offset: 1, what: What::Held(until) });
-        for days in [0, 1, 90] {
-            let now = Time::from_millis(days * 86_400_000);
+        let home = Home::Single(Single { granule: 1, offset: 1, incarnation: 1, what: What::Held(until) });
+        for hours in [0, 1, 17] {
+            let now = Time::from_millis(hours * 3_600_000);
             let Home::Single(Single { what, .. }) = Home::of(home.word(), now) else { panic!() };
-            assert_eq!(what, What::Held(until), "after {days} days");
+            assert_eq!(what, What::Held(until), "after {hours} hours");
         }
     }
 }

@@ -224,6 +224,16 @@ impl Index {
         }
     }
 
+    /// Confirms the tentative slots of an item, or takes them away: whoever began them is dead.
+    pub(super) fn settle(&self, words: &[AtomicU64], hash: u64, of: u32, mut same: impl FnMut(u32) -> bool) {
+        for at in self.slots(hash) {
+            let value = words[at].load(SeqCst);
+            if value & CONFIRMED == 0 && Self::may_be(value, hash) && item(value) == of {
+                self.resolve(words, hash, at, value, &mut same);
+            }
+        }
+    }
+
     /// Removes a slot that was found; true for the one who did, who owns the item from then on.
     pub(super) fn remove(&self, words: &[AtomicU64], found: Found) -> bool {
         words[found.at].compare_exchange(found.value, 0, SeqCst, SeqCst).is_ok()

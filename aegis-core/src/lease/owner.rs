@@ -160,11 +160,15 @@ impl<M: Memory> Table<M> {
                 found.unclear += 1;
                 continue;
             }
-            if let Some(page) = (words[WORKER_PAGE].load(SeqCst) as u32).checked_sub(1) {
-                self.give_back_page(page);
+            let had = |word: usize| {
+                let value = words[word].load(SeqCst);
+                Some(((value as u32).checked_sub(1)?, (value >> 32) as u32))
+            };
+            if let Some((page, life)) = had(WORKER_PAGE) {
+                self.give_back_page(page, life);
             }
-            if let Some(record) = (words[WORKER_RECORD].load(SeqCst) as u32).checked_sub(1) {
-                self.give_back_record(record);
+            if let Some((record, incarnation)) = had(WORKER_RECORD) {
+                self.give_back_record(record, incarnation);
             }
             for word in [WORKER_INTENT, WORKER_SWEEP, WORKER_PAGE, WORKER_RECORD] {
                 words[word].store(0, SeqCst);
@@ -198,7 +202,13 @@ impl<M: Memory> Table<M> {
         Some(match self.end_of(page.profile(), page.protocol(), Closed::Unknown, now) {
             End::Held(until) => {
                 self.kept_until(page, until);
-                page.swap_tag(offset, tag, Tag::held(until))
+                let held = page.swap_tag(offset, tag, Tag::held(until));
+                if held && !page.is_taken(offset) {
+                    // Somebody took it, used it and gave it back since we looked: nothing is left to hold.
+                    page.swap_tag(offset, Tag::held(until), Tag::NONE);
+                    return Some(false);
+                }
+                held
             }
             // Nothing is held by this quarantine.
             _ => {

@@ -201,15 +201,6 @@ impl<'a> Page<'a> {
         self.header[LIFE].store(next_life(self.life(), PRIVATE), SeqCst);
     }
 
-    /// Makes a page that is not published yet another owner's.
-    #[cold]
-    pub(super) fn relabel(self, identity: Identity, shape: Shape) {
-        // The parked ports in the upper half stay.
-        let low = shape.word();
-        let _ = self.header[SHAPE].fetch_update(SeqCst, SeqCst, |w| Some(w & !u64::from(u32::MAX) | low));
-        self.header[IDENTITY].store(identity.0, SeqCst);
-    }
-
     /// Lets a page be used that was found where everybody finds it. Anybody may, any number of times. `is_linked` is asked
     /// after a look at the page's life: is it still found there? Else the page may be private again, for somebody who
     /// has not shown it to anybody.
@@ -226,17 +217,26 @@ impl<'a> Page<'a> {
         let _ = self.header[LIFE].compare_exchange(life, next_life(life, OPEN), SeqCst, SeqCst);
     }
 
-    /// Is that a life that nobody else takes part in yet?
-    pub(super) const fn is_private(life: u64) -> bool {
-        life & LIFE_STATE == PRIVATE
+    /// The life that [`Page::open`] would begin now.
+    pub(super) fn next_private_life(self) -> u64 {
+        next_life(self.life(), PRIVATE)
     }
 
-    /// Frees every port of a page that was never published.
+    /// Frees the ports of a page that was never published: those with a tag, and those that rest. One that is taken
+    /// without a tag is about to be put back by somebody who knew the page earlier.
     pub(super) fn clear(self) {
-        let ports = self.ports();
         self.header[SHAPE].fetch_and(u64::from(u32::MAX), SeqCst);
-        for (word, first) in self.states.iter().zip((0..).step_by(PORTS_PER_WORD as usize)) {
-            word.fetch_and(past_end(first, ports), SeqCst);
+        for offset in 0..self.ports() {
+            let (word, bit) = self.word(offset);
+            let both = (1 | 1 << 32) << bit;
+            let seen = word.load(SeqCst) & both;
+            if seen == 0 {
+                continue;
+            }
+            if seen != both || self.tag(offset).class() != Class::NotTaken {
+                self.set_tag(offset, Tag::NONE);
+                word.fetch_and(!both, SeqCst);
+            }
         }
     }
 

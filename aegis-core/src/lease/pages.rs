@@ -123,6 +123,9 @@ impl<M: Memory> Table<M> {
                     return Err(NoPage::Stale);
                 }
                 Home::Empty { .. } => self.first_page(record, word, granule, None, now, slot)?,
+                Home::Single(single) if single.incarnation != record.incarnation as u8 => {
+                    return Err(NoPage::Stale);
+                }
                 Home::Single(single) if single.what.is_over(now) => {
                     self.first_page(record, word, granule, None, now, slot)?;
                 }
@@ -136,6 +139,10 @@ impl<M: Memory> Table<M> {
                 Home::Pages { first, others, .. } if self.is_page(first, identity) => {
                     let page = self.page(first);
                     let life = self.publish_first(record.index, word, first);
+                    // Once more, after the life: it may be that of another's stay.
+                    if !self.is_page(first, identity) {
+                        continue;
+                    }
                     if Page::is_used(life) {
                         return Ok(PageRef { index: first, life: Page::remembered(life) });
                     }
@@ -151,6 +158,9 @@ impl<M: Memory> Table<M> {
                 Home::Pages { first, others, version } => {
                     if let Some(found) = self.find_other(identity) {
                         let (index, life) = self.publish_other(identity, found);
+                        if !self.is_page(index, identity) {
+                            continue;
+                        }
                         if Page::is_used(life) {
                             return Ok(PageRef { index, life: Page::remembered(life) });
                         }
@@ -201,12 +211,14 @@ impl<M: Memory> Table<M> {
                 self.drop_page(index, life, slot);
                 return Err(NoPage::Corrupt);
             }
+            // The tag first: it says of a port that it was taken here, and not by somebody who knew the page earlier.
+            page.set_tag(single.offset, single.what.tag());
             if page.take(single.offset).is_none() {
-                // Somebody who knew the page in an earlier life has taken the port, and is about to put it back.
+                // That one is about to put it back.
+                page.set_tag(single.offset, super::tag::Tag::NONE);
                 self.drop_page(index, life, slot);
                 return Ok(());
             }
-            page.set_tag(single.offset, single.what.tag());
             match single.what {
                 What::Live(_) => {}
                 What::Parked(until) => {
@@ -224,12 +236,6 @@ impl<M: Memory> Table<M> {
         let version = ((life >> 2) as u32).wrapping_mul(0x9e37_79b1);
         let pages = Home::Pages { first: index, others: 0, version }.word();
         if self.home(record.index).compare_exchange(word, pages, SeqCst, SeqCst).is_ok() {
-            // A word with a tuple does not say of which incarnation it is. Now the record cannot go; if it went before,
-            // the page is that of the origin that has the same tuple now.
-            let owner = self.record_now(record.index);
-            if owner != record {
-                page.relabel(owner.page(granule), self.shape(owner.index, granule)?);
-            }
             page.publish_life(life);
             slot.has_page(None);
         } else {
@@ -289,7 +295,7 @@ impl<M: Memory> Table<M> {
             }
         }
         let index = taken.ok_or(NoPage::NoRoom)?;
-        slot.has_page(Some(index));
+        slot.has_page(Some((index, self.page(index).next_private_life())));
         self.page(index).open(identity, self.shape(identity.record(), GranuleSlot(identity.granule()))?);
         Ok(index)
     }
@@ -358,12 +364,14 @@ impl<M: Memory> Table<M> {
                 true
             }
             Home::Pages { .. } => {
+                // Before it ends: afterwards the same tuples may have another page, which is found instead.
+                let Some(found) = self.find_other(identity).filter(|found| found.item() == index) else {
+                    return false;
+                };
                 if !page.close(life, forget_rest) {
                     return false;
                 }
-                if let Some(found) = self.find_other(identity) {
-                    self.bury_other(record.index, found);
-                }
+                self.bury_other(record.index, found);
                 true
             }
             _ => false,
@@ -381,23 +389,35 @@ impl<M: Memory> Table<M> {
     }
 
     /// A page that a dead worker had to itself: back to the others, unless it had published it.
-    pub(super) fn give_back_page(&self, index: u32) {
+    ///
+    /// `life` is the lower half of the page's life with the dead one: since he published it the page may have ended, and
+    /// may be somebody else's who has not published it yet.
+    pub(super) fn give_back_page(&self, index: u32, life: u32) {
         if index >= self.map.pages.used(self.words()) {
             return;
         }
         let page = self.page(index);
-        let (life, identity) = (page.life(), page.identity());
+        if page.next_private_life() as u32 == life {
+            // He had taken it, and not even opened it.
+            self.map.pages.give(self.words(), index);
+            return;
+        }
+        let (now, identity) = (page.life(), page.identity());
+        if now as u32 != life {
+            return;
+        }
+        // What he had begun to publish is published, or can never be.
+        let same = |other| self.is_page(other, identity);
+        self.map.page_index.settle(self.words(), hash(identity), index, same);
         let record = identity.record();
         let published = record < self.map.origins.capacity
             && (matches!(Home::of(self.home(record).load(SeqCst), Time::ZERO),
                 Home::Pages { first, .. } if first == index)
                 || self.find_other(identity).is_some_and(|found| found.item() == index));
-        if !published && Page::is_private(life) {
+        if !published && page.abandon(now) {
             // What it had copied there is still where it came from.
             page.clear();
-            if page.abandon(life) {
-                self.map.pages.give(self.words(), index);
-            }
+            self.map.pages.give(self.words(), index);
         }
     }
 

@@ -16,7 +16,7 @@ use super::release::{End, Place};
 use super::slot::Slot;
 use super::table::Table;
 use super::tag::{Class, Tag};
-use super::{Closed, GranuleSlot, Memory, Tuple};
+use super::{Closed, GranuleSlot, Memory, Method, Tuple};
 
 /// A tuple that is held, as of the moment when somebody looked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +27,8 @@ pub struct Held {
     pub source: SocketAddr,
     /// Towards which origin; `None`: the source is used towards all of them.
     pub origin: Option<SocketAddr>,
+    /// How the port was chosen: it decides whether the kernel lets a new socket take the tuple from TIME_WAIT.
+    pub method: Method,
     place: Place,
 }
 
@@ -50,7 +52,7 @@ impl<M: Memory> Table<M> {
         let mut held = Vec::new();
         for record in FIRST_ORIGIN..self.map.origins.used(self.words()) {
             let word = self.home(record).load(SeqCst);
-            if let Home::Single(Single { granule, offset, what: What::Held(_) }) = Home::of(word, now) {
+            if let Home::Single(Single { granule, offset, what: What::Held(_), .. }) = Home::of(word, now) {
                 held.extend(self.held_at(record, GranuleSlot(granule), offset, Place::Home { record, word }));
             }
         }
@@ -73,12 +75,13 @@ impl<M: Memory> Table<M> {
     }
 
     fn held_at(&self, record: u32, granule: GranuleSlot, offset: u32, place: Place) -> Option<Held> {
-        let (ip, range, _) = self.granule(granule)?;
+        let (ip, range, method) = self.granule(granule)?;
         let port = u16::try_from(u32::from(range.lo()) + offset).ok().filter(|port| *port <= range.hi())?;
         Some(Held {
             protocol: self.protocol_of(record),
             source: SocketAddr::new(ip, port),
             origin: self.origin_of(record).map(|origin| origin.address()),
+            method,
             place,
         })
     }

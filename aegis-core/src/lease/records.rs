@@ -185,9 +185,10 @@ impl<M: Memory> Table<M> {
                 }
                 continue;
             }
-            // Others may have completed our insertion, used the record, and taken it away since.
-            let record = match fresh.filter(|&fresh| self.is_unused(fresh)) {
-                Some(record) => record,
+            // Others may have completed our insertion, used the record, and taken it away since. If not, it gets another
+            // incarnation: somebody who was stopped might still complete the insertion of before.
+            let record = match fresh.filter(|&fresh| self.retract(fresh)) {
+                Some(Record { index, .. }) => *fresh.insert(self.write_record(index, key, slot)),
                 None => match self.fresh_record(key, now, slot) {
                     Some(record) => *fresh.insert(record),
                     None => break Err(AcquireError::TooManyOrigins),
@@ -209,18 +210,17 @@ impl<M: Memory> Table<M> {
                 Inserted::Full => break Err(AcquireError::TooManyOrigins),
             }
         };
-        if let Some(Record { index, incarnation }) = fresh {
-            let ours = Home::Empty { incarnation }.word();
-            if self.home(index).compare_exchange(ours, Home::CLOSED, SeqCst, SeqCst).is_ok() {
-                self.map.origins.give(self.words(), index);
-            }
+        if let Some(unused) = fresh.filter(|&fresh| self.retract(fresh)) {
+            self.map.origins.give(self.words(), unused.index);
         }
         slot.has_record(None);
         found
     }
 
-    fn is_unused(&self, Record { index, incarnation }: Record) -> bool {
-        self.home(index).load(SeqCst) == Home::Empty { incarnation }.word()
+    /// Closes a record that nobody has used; false if somebody has.
+    fn retract(&self, Record { index, incarnation }: Record) -> bool {
+        let ours = Home::Empty { incarnation }.word();
+        self.home(index).compare_exchange(ours, Home::CLOSED, SeqCst, SeqCst).is_ok()
     }
 
     fn fresh_record(&self, key: [u64; 3], now: Time, slot: Slot<'_>) -> Option<Record> {
@@ -228,9 +228,14 @@ impl<M: Memory> Table<M> {
             Some(index) if index >= FIRST_ORIGIN => index,
             _ => self.evict(now, slot)?,
         };
-        slot.has_record(Some(index));
+        Some(self.write_record(index, key, slot))
+    }
+
+    /// Makes a record that is nobody's an origin's.
+    fn write_record(&self, index: u32, key: [u64; 3], slot: Slot<'_>) -> Record {
         let words = self.record_words(index);
         let incarnation = self.record_now(index).incarnation.wrapping_add(1);
+        slot.has_record(Some((index, incarnation)));
         let [high, low, port] = key;
         // First the incarnation without a port, which is nobody's key; the port last: whoever sees the new incarnation
         // and a port that fits sees the address that belongs to them.
@@ -240,7 +245,7 @@ impl<M: Memory> Table<M> {
         words[ORIGIN_PORT].store(u64::from(incarnation) << 32 | port, SeqCst);
         words[ORIGIN_SCARCE].store(0, SeqCst);
         words[ORIGIN_HOME].store(Home::Empty { incarnation }.word(), SeqCst);
-        Some(Record { index, incarnation })
+        Record { index, incarnation }
     }
 
     /// Finishes what somebody began who closed a record.
@@ -319,14 +324,27 @@ impl<M: Memory> Table<M> {
     }
 
     /// A record that a dead worker had to itself: back to the others, unless it had published it.
-    pub(super) fn give_back_record(&self, index: u32) {
+    ///
+    /// `incarnation` is the record's with the dead one: since he published it somebody may have evicted it, and may not
+    /// have published it yet.
+    pub(super) fn give_back_record(&self, index: u32, incarnation: u32) {
         if !(FIRST_ORIGIN..self.map.origins.used(self.words())).contains(&index) {
             return;
         }
+        if self.record_now(index).incarnation.wrapping_add(1) == incarnation {
+            // He had taken it, and not even begun to write it.
+            self.map.origins.give(self.words(), index);
+            return;
+        }
         let key = self.key_of(index);
+        // What he had begun to publish is published, or can never be.
+        let same = |record| self.has_key(record, key);
+        self.map.origin_index.settle(self.words(), self.hash(key), index, same);
         let published =
             self.map.origin_index.find(self.words(), self.hash(key), |record| record == index).is_some();
-        if !published && self.home(index).swap(Home::CLOSED, SeqCst) != Home::CLOSED {
+        // The word of an empty record says whose it is: another's is left alone.
+        let empty = Home::Empty { incarnation }.word();
+        if !published && self.home(index).compare_exchange(empty, Home::CLOSED, SeqCst, SeqCst).is_ok() {
             self.map.origins.give(self.words(), index);
         }
     }

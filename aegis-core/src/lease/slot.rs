@@ -33,19 +33,20 @@ impl<'a> Slot<'a> {
         self.0.map_or(Intent::nobody_asks(), |words| Intent::new(&words[word], page))
     }
 
-    /// A page that is ours alone, until it is published or given back.
-    pub(super) fn has_page(self, page: Option<u32>) {
-        self.has(WORKER_PAGE, page);
+    /// A page that is ours alone in that life, until it is published or given back.
+    pub(super) fn has_page(self, page: Option<(u32, u64)>) {
+        self.has(WORKER_PAGE, page.map(|(index, life)| (index, life as u32)));
     }
 
-    /// An origin record that is ours alone, until it is published or given back.
-    pub(super) fn has_record(self, record: Option<u32>) {
+    /// An origin record that is ours alone in that incarnation, until it is published or given back.
+    pub(super) fn has_record(self, record: Option<(u32, u32)>) {
         self.has(WORKER_RECORD, record);
     }
 
-    fn has(self, word: usize, item: Option<u32>) {
+    fn has(self, word: usize, item: Option<(u32, u32)>) {
         if let Some(words) = self.0 {
-            words[word].store(item.map_or(0, |item| u64::from(item) + 1), SeqCst);
+            let value = item.map_or(0, |(item, time)| u64::from(time) << 32 | (u64::from(item) + 1));
+            words[word].store(value, SeqCst);
         }
     }
 }

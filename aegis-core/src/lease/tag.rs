@@ -110,10 +110,10 @@ impl Deadline {
         self.0 & ((1 << bits) - 1)
     }
 
-    /// The deadline nearest to `now` with these low bits.
+    /// The deadline with these low bits that is at most the longest quarantine ahead of `now`.
     pub(super) const fn near(low: u64, bits: u32, now: Time) -> Self {
         let window = 1 << bits;
-        let first = Self::after(now).0.saturating_sub(window / 2);
+        let first = Self::after(now).0.saturating_sub(window - WINDOW);
         Self(first + low.wrapping_sub(first) % window)
     }
 }
