@@ -80,6 +80,7 @@ mod tcp_state;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 mod udp;
+mod waiting;
 mod workers;
 
 pub use dialer::Dialer;
