@@ -167,9 +167,18 @@ fn a_handle_outlives_the_eviction_of_its_origin() {
 
 #[test]
 fn threads_that_recycle_each_others_origins_and_pages_get_no_tuple_twice() {
+    recycle(6);
+}
+
+#[test]
+fn threads_that_recycle_each_others_origins_get_no_tuple_twice_while_pages_are_plenty() {
+    recycle(1_000);
+}
+
+fn recycle(pages: u32) {
     const ORIGINS: usize = 48;
     const PORTS: usize = 4;
-    let (table, pool, first) = world(16, 6, PORTS as u16, only_rest());
+    let (table, pool, first) = world(16, pages, PORTS as u16, only_rest());
     drop(first);
     let taken: Vec<AtomicBool> = (0..ORIGINS * PORTS).map(|_| AtomicBool::new(false)).collect();
     let place = |tuple: &Tuple| {

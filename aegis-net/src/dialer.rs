@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use aegis_core::edge::{Edge, Zone};
@@ -15,6 +16,7 @@ use rustix::io::Errno;
 
 use crate::leased::{Guard, Leased, LeasedTcp};
 use crate::recipe::{self, Refusal};
+use crate::waiting::{self, Waiter, Waiting};
 use crate::workers::{Forked, Workers};
 use crate::{ConnectError, Sweeper, SweeperThread, TcpStream, UdpSocket, clock};
 
@@ -29,6 +31,7 @@ use crate::{ConnectError, Sweeper, SweeperThread, TcpStream, UdpSocket, clock};
 #[derive(Debug)]
 pub struct Dialer {
     workers: Workers,
+    waiting: Arc<Waiting>,
 }
 
 impl Dialer {
@@ -41,7 +44,7 @@ impl Dialer {
     /// # Errors
     /// All of the edge's workers are attached; the operating system gives no random numbers.
     pub fn new(edge: Arc<Edge>) -> Result<Self> {
-        Ok(Self { workers: Workers::new(edge)? })
+        Ok(Self { workers: Workers::new(edge)?, waiting: Arc::default() })
     }
 
     /// The edge.
@@ -87,6 +90,47 @@ impl Dialer {
         self.connect_until(zone, origin, Instant::now().checked_add(timeout))
     }
 
+    /// As [`Dialer::connect_timeout`], and if every tuple towards the origin is in use it waits for one that comes free.
+    /// `timeout` is for both together.
+    ///
+    /// It is woken by connections of this dialer that end, and looks by itself every 50 ms, for those of other
+    /// processes and for holds that end. Of several who wait, nobody knows who is first.
+    ///
+    /// # Errors
+    /// [`ConnectError`]; [`ConnectError::NoLease`] with what was in use when the time was over. Only a want that passes
+    /// by itself is waited for ([`ErrorKind::Wait`](aegis_core::error::ErrorKind::Wait)).
+    pub fn connect_waiting(
+        &self,
+        zone: &Zone,
+        origin: SocketAddr,
+        timeout: Duration,
+    ) -> Result<TcpStream, ConnectError> {
+        let deadline = Instant::now().checked_add(timeout);
+        let leased = match self.start(zone, Protocol::Tcp, origin) {
+            Err(refusal) if waiting::pause(&refusal, deadline).is_some() => {
+                let waiter = self.wait_for(origin, waiting::this_thread())?;
+                loop {
+                    // Once in line: what came free just before woke nobody.
+                    match self.start(zone, Protocol::Tcp, origin) {
+                        Err(refusal) => match waiting::pause(&refusal, deadline) {
+                            Some(pause) => waiter.block(pause),
+                            None => return Err(refusal),
+                        },
+                        Ok(leased) => break leased,
+                    }
+                }
+            }
+            started => started?,
+        };
+        Self::finish(leased, origin, deadline)
+    }
+
+    /// In line for a tuple towards a TCP origin.
+    pub(crate) fn wait_for(&self, origin: SocketAddr, waker: Waker) -> Result<Waiter, ConnectError> {
+        let origin = Origin::new(Protocol::Tcp, origin).map_err(ConnectError::Origin)?;
+        Ok(self.waiting.enter(origin, waker))
+    }
+
     /// A UDP socket that is bound to a leased ip:port of the zone's pool and connected to `origin`.
     ///
     /// # Errors
@@ -108,7 +152,15 @@ impl Dialer {
         origin: SocketAddr,
         deadline: Option<Instant>,
     ) -> Result<TcpStream, ConnectError> {
-        let leased = self.start(zone, Protocol::Tcp, origin)?;
+        Self::finish(self.start(zone, Protocol::Tcp, origin)?, origin, deadline)
+    }
+
+    /// Waits until it is connected.
+    fn finish(
+        leased: Leased<OwnedFd>,
+        origin: SocketAddr,
+        deadline: Option<Instant>,
+    ) -> Result<TcpStream, ConnectError> {
         let source_address = leased.source();
         let leased = leased.map(|socket| Ok(std::net::TcpStream::from(socket)));
         let connected = leased.and_then(|leased| {
@@ -138,7 +190,7 @@ impl Dialer {
                 ConnectError::NoLease { error, explanation: Box::new(edge.explain(zone, &origin, now)) }
             })?;
             let tuple = edge.tuple(&lease).expect("granted a moment ago");
-            let guard = Guard::new(edge.clone(), lease, tuple);
+            let guard = Guard::new(edge.clone(), Arc::clone(&self.waiting), lease, tuple);
             let refusal = match recipe::begin(guard.tuple()) {
                 Ok(socket) => return Ok(Leased::new(socket, guard)),
                 Err(refusal) => refusal,

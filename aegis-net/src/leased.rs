@@ -13,11 +13,13 @@ use rustix::net::sockopt;
 
 use crate::clock;
 use crate::tcp_state::TcpState;
+use crate::waiting::Waiting;
 
 /// Gives its lease back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Guard {
     edge: Arc<Edge>,
+    waiting: Arc<Waiting>,
     /// Taken only by the end of the guard.
     lease: Option<Lease>,
     tuple: Tuple,
@@ -26,8 +28,8 @@ pub(crate) struct Guard {
 
 impl Guard {
     /// Until there is a socket nothing was sent from the port.
-    pub(crate) fn new(edge: Arc<Edge>, lease: Lease, tuple: Tuple) -> Self {
-        Self { edge, lease: Some(lease), tuple, closed: Closed::Unused }
+    pub(crate) fn new(edge: Arc<Edge>, waiting: Arc<Waiting>, lease: Lease, tuple: Tuple) -> Self {
+        Self { edge, waiting, lease: Some(lease), tuple, closed: Closed::Unused }
     }
 
     /// The connect has failed: something may have been sent.
@@ -55,6 +57,7 @@ impl Drop for Guard {
             // The lease is this edge's and ends only here, so it is refused only if somebody else has cleared the
             // table's memory; then there is nothing left to give back.
             let _ = self.edge.release(lease, self.closed, clock::now());
+            self.waiting.released(&self.tuple.origin);
         }
     }
 }

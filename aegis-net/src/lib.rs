@@ -52,7 +52,7 @@
 //! | [`TcpStream`], [`UdpSocket`] | blocking sockets; when dropped they close first, then give the lease back |
 //! | `tokio` | the same sockets for async code (feature `tokio`) |
 //! | [`ConnectError`] | why there is no connection, and what to do |
-//! | [`recipe`] | how a socket is opened, for those who bring their own event loop |
+//! | [`recipe`] | how a socket is opened, at a leased port or range, for those who bring their own event loop |
 //! | [`Shared`] | memory of a lease table that several processes have |
 //! | [`Process`] | which process is it, and does it still live? |
 //! | [`Sweeper`], [`SweeperThread`] | ends holds of which the kernel has nothing any more, recovers what dead processes had |
@@ -80,6 +80,7 @@ mod tcp_state;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 mod udp;
+mod waiting;
 mod workers;
 
 pub use dialer::Dialer;

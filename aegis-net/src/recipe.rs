@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use aegis_core::error::ErrorKind;
-use aegis_core::lease::{Conflict, Tuple};
+use aegis_core::lease::{Conflict, RangeLease, Tuple};
 use aegis_core::net::Protocol;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, connect, getsockname, sockopt};
@@ -96,22 +96,68 @@ pub fn begin(tuple: &Tuple) -> Result<OwnedFd, Refusal> {
     Ok(socket)
 }
 
-/// A socket with every option that must be set before `bind`.
+/// Opens a socket at a leased range of ports, of which the kernel chooses one, and starts to connect it to the lease's
+/// origin. Returns the socket and the port.
+///
+/// Complete the lease with that port ([`Worker::complete`](aegis_core::lease::Worker::complete)). If that is refused, as
+/// when the kernel chose a port outside the range, close the socket at once: answers to it go to another machine. The
+/// kernel does so silently where the range is not inside `net.ipv4.ip_local_port_range`.
+///
+/// The socket is as that of [`begin`]. (What strangers may have sent a UDP socket before `connect` is discarded.)
+///
+/// # Errors
+/// [`Refusal`], with port 0 in the source address. [`Conflict::TupleInUse`]: as the kernel sees it no port of the range
+/// is free towards the origin; there is no lease to tell the table of. [`Refusal::Socket`] with `ENOPROTOOPT`: the
+/// kernel has no `IP_LOCAL_PORT_RANGE` (before 6.3).
+pub fn begin_range(range: &RangeLease) -> Result<(OwnedFd, u16), Refusal> {
+    // Port 0: the kernel chooses, and with NO_PORT only at connect, when it knows the whole tuple.
+    let source_address = SocketAddr::new(range.source_ip(), 0);
+    let conflict = |conflict| Refusal::Conflict { conflict, source_address };
+    let failed = |error: io::Error| Refusal::Socket { source_address, error };
+    let origin = range.origin();
+
+    let socket = unbound(source_address.ip(), origin.protocol()).map_err(|error| failed(error.into()))?;
+    crate::sockopt::set_bind_address_no_port(&socket).map_err(failed)?;
+    crate::sockopt::set_local_port_range(&socket, range.range()).map_err(failed)?;
+    bind(&socket, &source_address).map_err(|error| match error {
+        Errno::ADDRNOTAVAIL => conflict(Conflict::NoSuchAddress),
+        error => failed(error.into()),
+    })?;
+    match connect(&socket, &origin.address()) {
+        Ok(()) | Err(Errno::INPROGRESS) => {}
+        Err(Errno::ADDRNOTAVAIL) => return Err(conflict(Conflict::TupleInUse)),
+        Err(error) => return Err(Refusal::Connect(error.into())),
+    }
+    let bound =
+        getsockname(&socket).and_then(SocketAddr::try_from).map_err(|e| Refusal::Connect(e.into()))?;
+    if origin.protocol() == Protocol::Udp {
+        discard_queued(&socket).map_err(|error| Refusal::Connect(error.into()))?;
+    }
+    Ok((socket, bound.port()))
+}
+
+/// A socket with every option that must be set before `bind` to a port of our choice.
 fn prepare(tuple: &Tuple) -> rustix::io::Result<OwnedFd> {
-    let family = match tuple.source.ip() {
+    let socket = unbound(tuple.source.ip(), tuple.origin.protocol())?;
+    // Sockets share a source port if all have REUSEADDR; REUSEPORT keeps `bind` fast when thousands do.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    Ok(socket)
+}
+
+/// A socket for a source address.
+fn unbound(source_ip: IpAddr, protocol: Protocol) -> rustix::io::Result<OwnedFd> {
+    let family = match source_ip {
         IpAddr::V4(_) => AddressFamily::INET,
         IpAddr::V6(_) => AddressFamily::INET6,
     };
-    let kind = match tuple.origin.protocol() {
+    let kind = match protocol {
         Protocol::Tcp => SocketType::STREAM,
         Protocol::Udp => SocketType::DGRAM,
     };
     // An inherited descriptor would keep the tuple in use after we close ours.
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, kind, flags, None)?;
-    // Sockets share a source port if all have REUSEADDR; REUSEPORT keeps `bind` fast when thousands do.
-    sockopt::set_socket_reuseaddr(&socket, true)?;
-    sockopt::set_socket_reuseport(&socket, true)?;
     if family == AddressFamily::INET6 {
         // A local route makes the host accept packets for an address; IPv6 wants FREEBIND as well before it lets
         // us bind to one, and then asks for no route at all. IPv4 is content with the route, so there it stays

@@ -1,14 +1,16 @@
 //! The same sockets for async code, with the same guarantees: the socket closes first, then the lease goes back,
 //! also when a connecting future is dropped halfway.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use ::tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use ::tokio::net;
+use ::tokio::{net, time};
 use aegis_core::edge::Zone;
 use aegis_core::lease::{Closed, PoolKey};
 use aegis_core::net::{Origin, Protocol};
@@ -16,7 +18,7 @@ use aegis_core::net::{Origin, Protocol};
 use crate::dialer::failed;
 
 use crate::leased::{Leased, LeasedTcp, about_lease};
-use crate::{ConnectError, Dialer};
+use crate::{ConnectError, Dialer, waiting};
 
 /// An async TCP connection from a leased ip:port; when dropped it does what
 /// [`aegis_net::TcpStream`](crate::TcpStream) does.
@@ -39,7 +41,50 @@ impl TcpStream {
     /// # Panics
     /// Outside of a tokio runtime with I/O enabled.
     pub async fn connect(dialer: &Dialer, zone: &Zone, origin: SocketAddr) -> Result<Self, ConnectError> {
-        let leased = dialer.start(zone, Protocol::Tcp, origin)?;
+        Self::finish(dialer.start(zone, Protocol::Tcp, origin)?, origin).await
+    }
+
+    /// As [`TcpStream::connect`], and if every tuple towards the origin is in use it waits for one that comes free, as
+    /// [`Dialer::connect_waiting`] does. `timeout` is for both together.
+    ///
+    /// # Errors
+    /// [`ConnectError`]; [`ConnectError::NoLease`] with what was in use when the time was over;
+    /// [`ConnectError::Failed`] with `TimedOut` if it was over later.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with I/O and time enabled.
+    pub async fn connect_waiting(
+        dialer: &Dialer,
+        zone: &Zone,
+        origin: SocketAddr,
+        timeout: Duration,
+    ) -> Result<Self, ConnectError> {
+        let deadline = Instant::now().checked_add(timeout);
+        let leased = match dialer.start(zone, Protocol::Tcp, origin) {
+            Err(refusal) if waiting::pause(&refusal, deadline).is_some() => {
+                let waiter = dialer.wait_for(origin, Waker::noop().clone())?;
+                loop {
+                    // Once in line: what came free just before woke nobody.
+                    match dialer.start(zone, Protocol::Tcp, origin) {
+                        Err(refusal) => match waiting::pause(&refusal, deadline) {
+                            // Woken or not, the next try tells.
+                            Some(pause) => drop(time::timeout(pause, poll_fn(|cx| waiter.poll(cx))).await),
+                            None => return Err(refusal),
+                        },
+                        Ok(leased) => break leased,
+                    }
+                }
+            }
+            started => started?,
+        };
+        let source_address = leased.source();
+        let connecting = Self::finish(leased, origin);
+        let Some(deadline) = deadline else { return connecting.await };
+        let connected = time::timeout_at(deadline.into(), connecting).await;
+        connected.unwrap_or_else(|_| Err(failed(source_address, origin, io::ErrorKind::TimedOut.into())))
+    }
+
+    async fn finish(leased: Leased<OwnedFd>, origin: SocketAddr) -> Result<Self, ConnectError> {
         let source_address = leased.source();
         // From here on the stream knows how to end, whenever this future is dropped.
         let connected = async {

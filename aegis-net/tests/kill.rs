@@ -362,7 +362,7 @@ fn nothing_is_lost(table: &Arc<Table<Shared>>) {
 
 /// Every lease towards an origin that there is.
 fn all(worker: &mut Worker<Shared>, pool: &Pool, number: usize, now: Time) -> Vec<Lease> {
-    let mut ports = vec![false; PORTS];
+    let mut ports = [false; PORTS];
     let mut leases = Vec::new();
     loop {
         match worker.acquire_to(pool, &origin(number), now) {
@@ -397,7 +397,8 @@ fn hoard() {
     let mut worker = Worker::attach(Arc::clone(&table), clock::seed().unwrap()).unwrap();
     let crowded = (0..CROWDED).flat_map(|number| std::iter::repeat_n(number, 2_048));
     for number in crowded.chain(CROWDED..).take(HOARD) {
-        std::mem::forget(worker.acquire_to(&pool, &origin(number), clock::now()).unwrap());
+        // Dropped, it stays live.
+        let _ = worker.acquire_to(&pool, &origin(number), clock::now()).unwrap();
     }
     board.progress(0).store(1, SeqCst);
     loop {

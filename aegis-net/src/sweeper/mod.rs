@@ -119,7 +119,7 @@ impl<M: Memory> Sweeper<M> {
         &self.table
     }
 
-    /// Ends the holds of which the kernel has nothing any more. 10,000 held tuples take about 50 ms, and nobody waits
+    /// Ends the holds of which the kernel has nothing any more. 10,000 held tuples take about 0.1 s, and nobody waits
     /// for it.
     ///
     /// # Errors
