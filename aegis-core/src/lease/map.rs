@@ -92,6 +92,9 @@ pub(super) const QUOTA_LIMIT: usize = 0;
 /// `parent + 1`; 0: none.
 pub(super) const QUOTA_PARENT: usize = 1;
 
+/// Records of granules beyond those that are configured.
+const SPARE_GRANULES: u32 = if cfg!(loom) { 0 } else { 256 };
+
 /// Places of all parts, from the configuration alone.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Map {
@@ -131,7 +134,8 @@ impl Map {
             capacity,
         };
         // Two processes may add the same granule at once: then one record is left over.
-        let granules = arena(GRANULE_COUNTERS, GRANULE_STRIDE, config.granules.saturating_add(256));
+        let granules =
+            arena(GRANULE_COUNTERS, GRANULE_STRIDE, config.granules.saturating_add(SPARE_GRANULES));
         let origins = arena(ORIGIN_COUNTERS, ORIGIN_STRIDE, config.origins + FIRST_ORIGIN);
         let page_words = page::HEADER + Page::state_words(config.granule_ports);
         let pages = arena(PAGE_COUNTERS, page_words, config.pages);

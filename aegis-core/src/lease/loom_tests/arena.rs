@@ -19,7 +19,7 @@ struct Records {
 impl Records {
     fn new(capacity: u32) -> Arc<Self> {
         let arena = Arena { counters: 0, first: 2, stride: 1, capacity };
-        let words = (0..2 + arena.words()).map(|_| AtomicU64::new(0)).collect();
+        let words = (0..2 + arena.stride * capacity as usize).map(|_| AtomicU64::new(0)).collect();
         Arc::new(Self { arena, words, cells: (0..capacity).map(|_| UnsafeCell::new(())).collect() })
     }
 

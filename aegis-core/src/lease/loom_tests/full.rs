@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::super::intent::Intent;
 use super::super::page::Page;
 use super::super::tag::Tag;
 use super::{Ground, LIVE, at, both, in_one_order, until, with_switches};
@@ -10,7 +11,7 @@ use super::{Ground, LIVE, at, both, in_one_order, until, with_switches};
 fn mark_if_full(page: Page<'_>, token: u64, now: u64) {
     let finds_nothing = || {
         if page.is_due(at(now)) {
-            page.sweep(at(now));
+            page.sweep(at(now), Intent::nobody_asks());
         }
         let found = page.candidates();
         found.free + found.old + found.young == 0
@@ -69,7 +70,7 @@ fn loom_two_that_find_a_page_full_do_not_outvote_a_release() {
 /// A doubt that was taken away, and another that came in its place.
 #[test]
 fn loom_a_doubt_of_long_ago_marks_nothing() {
-    in_one_order(|| {
+    with_switches(4, || {
         let ground = Ground::new(1);
         ground.grant(0, LIVE);
         let theirs = Arc::clone(&ground);
@@ -119,7 +120,7 @@ fn loom_a_page_whose_hold_a_sweep_ends_is_never_marked_full() {
         let ground = Ground::new(1);
         ground.hold(0, until(1_000));
         let theirs = Arc::clone(&ground);
-        both(move || mark_if_full(theirs.page(), 1, 1_000), || ground.page().sweep(at(1_000)));
+        both(move || mark_if_full(theirs.page(), 1, 1_000), || ground.sweep(1_000));
         assert!(!ground.page().is_full(at(1_000)), "there is a port");
     });
 }
@@ -133,7 +134,7 @@ fn loom_a_mark_made_during_a_sweep_ends_no_later_than_the_first_hold() {
         // A deadline that is gone by now, as after a lease that rested and was granted again.
         ground.page().kept_until(until(1_000));
         let theirs = Arc::clone(&ground);
-        both(move || mark_if_full(theirs.page(), 1, 1_001), || ground.page().sweep(at(1_001)));
+        both(move || mark_if_full(theirs.page(), 1, 1_001), || ground.sweep(1_001));
         assert!(!ground.page().is_full(at(1_250)), "the hold is over");
     });
 }

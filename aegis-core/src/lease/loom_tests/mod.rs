@@ -6,19 +6,26 @@
 mod arena;
 mod drain;
 mod full;
+mod home;
+mod index;
 mod page;
+mod pages;
+mod records;
+mod recover;
+mod scene;
 mod sweep;
 mod table;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use crate::net::PortRange;
+use crate::net::Protocol;
 use crate::sync::{AtomicU16, AtomicU64, MemoryModel, Ordering::SeqCst, with_memory_model};
 use crate::time::Time;
 
-use super::page::{HEADER, Page};
-use super::tag::{Deadline, Tag, WorkerNumber};
+use super::intent::Intent;
+use super::page::{HEADER, Identity, Page, Shape};
+use super::tag::{Deadline, OwnerNumber, Tag};
 
 /// Checks a model under both memory models.
 fn in_any_order(model: impl Fn() + Clone + Send + Sync + 'static) {
@@ -70,12 +77,19 @@ impl Ground {
             words: (0..words).map(|_| AtomicU64::new(0)).collect(),
             tags: (0..ports).map(|_| AtomicU16::new(0)).collect(),
         };
-        ground.page().init(1 << 32, PortRange::new(1_000, 999 + ports).unwrap());
+        let shape = Shape { ports: ports.into(), protocol: Protocol::Tcp, profile: 0 };
+        ground.page().open(IDENTITY, shape);
+        ground.page().publish_life(ground.page().life());
         Arc::new(ground)
     }
 
     fn page(&self) -> Page<'_> {
         Page::new(&self.words, &self.tags)
+    }
+
+    /// Sweeps as somebody whom nobody outlives.
+    fn sweep(&self, now: u64) -> bool {
+        self.page().sweep(at(now), Intent::nobody_asks())
     }
 
     /// Takes a port and gives it a tag, as an acquire does.
@@ -110,8 +124,9 @@ impl Ground {
     }
 }
 
-const LIVE: Tag = Tag::live(WorkerNumber(0), 1);
-const OTHER: Tag = Tag::live(WorkerNumber(1), 1);
+const IDENTITY: Identity = Identity::new(4, 1, 0);
+const LIVE: Tag = Tag::live(OwnerNumber(0), 1);
+const OTHER: Tag = Tag::live(OwnerNumber(1), 1);
 
 const fn at(ms: u64) -> Time {
     Time::from_millis(ms)

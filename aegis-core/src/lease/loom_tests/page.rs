@@ -4,8 +4,6 @@ use std::sync::Arc;
 
 use loom::cell::UnsafeCell;
 
-use crate::net::PortRange;
-
 use super::super::tag::Tag;
 use super::{Ground, LIVE, OTHER, at, both, in_any_order, until};
 
@@ -113,7 +111,7 @@ fn loom_a_page_of_any_length_has_only_its_own_ports() {
             || ground.page().take(1).map(|_| ground.page().set_tag(1, OTHER)),
         );
         let page = ground.page();
-        assert_eq!(page.ports(), PortRange::new(1_000, 1_002).unwrap().len());
+        assert_eq!(page.ports(), 3);
         assert_eq!(page.occupied(), 1);
         assert!((3..32).all(|offset| page.peek(offset).is_none()));
     });

@@ -16,7 +16,7 @@ fn loom_a_sweep_never_frees_a_port_that_was_taken_from_its_rest() {
         ground.rest(0, until(NOW));
         ground.rest(1, until(NOW));
         let theirs = Arc::clone(&ground);
-        both(move || theirs.page().sweep(at(NOW)), || ground.grant(0, OTHER));
+        both(move || theirs.sweep(NOW), || ground.grant(0, OTHER));
         let page = ground.page();
         assert_eq!((page.tag(0), page.peek(0)), (OTHER, None), "live");
         assert!(page.due() <= NOW + 250 || page.candidates().free == 1, "the other one is not forgotten");
@@ -29,7 +29,7 @@ fn loom_a_hold_ends_exactly_once() {
         let ground = Ground::new(1);
         ground.hold(0, until(NOW));
         let theirs = Arc::clone(&ground);
-        let (one, other) = both(move || theirs.page().sweep(at(NOW)), || ground.page().sweep(at(NOW)));
+        let (one, other) = both(move || theirs.sweep(NOW), || ground.sweep(NOW));
         assert!(one ^ other);
         assert_eq!(ground.page().candidates().free, 1);
     });
@@ -43,9 +43,9 @@ fn loom_a_hold_that_another_sweep_ended_is_not_ended_again_for_its_new_owner() {
         ground.hold(0, until(NOW));
         let theirs = Arc::clone(&ground);
         let (_, granted) = both(
-            move || theirs.page().sweep(at(NOW)),
+            move || theirs.sweep(NOW),
             || {
-                ground.page().sweep(at(NOW));
+                ground.sweep(NOW);
                 let granted = ground.page().take(0).is_some();
                 if granted {
                     ground.page().set_tag(0, OTHER);
@@ -68,7 +68,7 @@ fn loom_a_parked_port_is_unparked_once() {
         ground.page().park();
         ground.page().kept_until(until(NOW));
         let theirs = Arc::clone(&ground);
-        let (one, other) = both(move || theirs.page().sweep(at(NOW)), || ground.page().sweep(at(NOW)));
+        let (one, other) = both(move || theirs.sweep(NOW), || ground.sweep(NOW));
         assert!(one ^ other);
         assert_eq!(ground.page().occupied(), 1);
     });
@@ -81,7 +81,7 @@ fn release_during_a_sweep(tag: Tag, deadline: u64) {
         ground.grant(0, LIVE);
         ground.hold(1, until(NOW));
         let theirs = Arc::clone(&ground);
-        both(move || theirs.page().sweep(at(NOW)), || assert!(ground.end(0, tag, until(deadline))));
+        both(move || theirs.sweep(NOW), || assert!(ground.end(0, tag, until(deadline))));
         let page = ground.page();
         let is_gone = page.tag(0) == Tag::NONE;
         assert!(is_gone || page.due() <= deadline, "due {} deadline {deadline}", page.due());
@@ -114,7 +114,7 @@ fn loom_a_late_sweep_does_not_forget_what_a_release_relied_on() {
         ground.hold(1, until(5_000));
         ground.page().kept_until(until(NOW));
         let theirs = [0, 1].map(|_| Arc::clone(&ground));
-        let [late, early] = theirs.map(|theirs| loom::thread::spawn(move || theirs.page().sweep(at(NOW))));
+        let [late, early] = theirs.map(|theirs| loom::thread::spawn(move || theirs.sweep(NOW)));
         assert!(ground.end(0, Tag::held(until(6_000)), until(6_000)));
         late.join().unwrap();
         early.join().unwrap();
@@ -131,7 +131,7 @@ fn loom_a_resting_port_that_is_put_back_during_a_sweep_keeps_its_deadline() {
         ground.page().kept_until(until(NOW));
         let theirs = Arc::clone(&ground);
         both(
-            move || theirs.page().sweep(at(NOW)),
+            move || theirs.sweep(NOW),
             || {
                 let taken = ground.page().take(0).unwrap();
                 ground.page().put_back(0, taken);
@@ -150,7 +150,7 @@ fn loom_a_hold_is_never_cut_short() {
         ground.rest(0, until(NOW));
         let theirs = Arc::clone(&ground);
         both(
-            move || theirs.page().sweep(at(NOW)),
+            move || theirs.sweep(NOW),
             || {
                 ground.grant(0, LIVE);
                 assert!(ground.end(0, Tag::held(until(5_000)), until(5_000)));
@@ -175,7 +175,7 @@ fn loom_a_flip_during_a_sweep_loses_no_port() {
             if found.free > 0 { found.free + u32::from(found.free == 1) } else { found.old + found.young }
         };
         both(
-            move || theirs.page().sweep(at(NOW)),
+            move || theirs.sweep(NOW),
             || {
                 let seen = ground.page().candidates().flips;
                 ground.page().flip(seen);
