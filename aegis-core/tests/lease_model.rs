@@ -259,7 +259,11 @@ impl World {
         let key = (leased.origin, leased.source);
         let hold = self.quarantine.hold(key.0.protocol(), closed);
         let rest = self.quarantine.rest(key.0.protocol(), closed);
-        self.table.release(lease, closed, self.time()).unwrap();
+        let now = self.time();
+        match self.pick(2) {
+            0 => self.table.release(lease, closed, now).unwrap(),
+            _ => self.workers[1].release(lease, closed, now).unwrap(),
+        }
         if !hold.is_zero() {
             self.model.tuples.insert(key, State::Held(deadline(self.now, hold)));
         } else if !rest.is_zero() {
@@ -302,6 +306,55 @@ impl World {
                 }
             }
         }
+    }
+
+    /// What a tuple that was held is afterwards, whose connection turned out to have ended like that.
+    fn after_hold(&mut self, key: Tuple, hold: Duration, rest: Duration) {
+        if !hold.is_zero() {
+            self.model.tuples.insert(key, State::Held(deadline(self.now, hold)));
+        } else if !rest.is_zero() {
+            let parked = self.model.parked_ports.contains_key(&(key.0.protocol(), key.1));
+            let state = if parked { State::FreeOrResting } else { State::Resting };
+            self.model.tuples.insert(key, state(deadline(self.now, rest)));
+        } else {
+            self.model.tuples.remove(&key);
+        }
+    }
+
+    fn some_held(&mut self) -> Option<Tuple> {
+        self.model.forget_past(self.now);
+        let held: Vec<_> = self
+            .model
+            .tuples
+            .iter()
+            .filter(|(_, state)| matches!(state, State::Held(_)))
+            .map(|(key, _)| *key)
+            .collect();
+        (!held.is_empty()).then(|| held[self.pick(held.len())])
+    }
+
+    /// The peer of a half-closed connection has closed too.
+    fn peer_closed(&mut self) {
+        let Some(key) = self.some_held() else { return };
+        let (origin, source) = key;
+        assert!(self.table.peer_closed(&Leased { source, origin }, self.time()), "{source} to {origin}");
+        let hold = self.quarantine.hold(origin.protocol(), Closed::Active);
+        let rest = self.quarantine.rest(origin.protocol(), Closed::Active);
+        self.after_hold(key, hold, rest);
+        assert!(!self.table.peer_closed(&Leased { source, origin }, self.time()) || !hold.is_zero());
+    }
+
+    /// The kernel knows nothing of a tuple that is held.
+    fn end_hold_early(&mut self) {
+        let Some(key) = self.some_held() else { return };
+        let held = self.table.held(self.time());
+        let is_it = |held: &&aegis_core::lease::Held| {
+            (held.protocol, held.source, held.origin) == (key.0.protocol(), key.1, Some(key.0.address()))
+        };
+        let found = held.iter().find(is_it).expect("held here, so held there");
+        assert!(self.table.end_hold_early(found, self.time()));
+        assert!(!self.table.end_hold_early(found, self.time()), "once");
+        self.after_hold(key, Duration::ZERO, self.quarantine.rest(key.0.protocol(), Closed::Reset));
     }
 
     fn drain(&mut self) {
@@ -353,6 +406,8 @@ impl World {
                 0 if self.pick(4) == 0 => self.drain(),
                 1 => self.conflict(),
                 10 => self.acquire_exactly(),
+                12 if self.pick(4) == 0 => self.peer_closed(),
+                13 if self.pick(4) == 0 => self.end_hold_early(),
                 2..=9 => self.now += [0, 1, 10, 100, 250, 1_000, 7_000][self.pick(7)],
                 11 if self.pick(40) == 0 => {
                     self.now += [70_000, 1_000_000, 3_000_000, 100_000_000][self.pick(4)];
@@ -369,7 +424,7 @@ impl World {
 fn the_table_agrees_with_the_model_over_millions_of_operations() {
     // `AEGIS_MODEL_OPERATIONS=1000000000 cargo test --release -p aegis-core --test lease_model` runs the long form.
     let operations: u64 =
-        std::env::var("AEGIS_MODEL_OPERATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(3_000_000);
+        std::env::var("AEGIS_MODEL_OPERATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000_000);
     let (mut granted, mut refused) = (0, 0);
     for seed in 0.. {
         let mut world = World::new(seed);

@@ -11,6 +11,7 @@ use crate::time::Time;
 
 use super::granules::Known;
 use super::home::{Home, Single, What};
+use super::quarantine::span_at;
 use super::records::{FIRST_ORIGIN, Record};
 use super::release::{End, Place};
 use super::slot::Slot;
@@ -97,9 +98,9 @@ impl<M: Memory> Table<M> {
                 _ => return false,
             },
         };
-        let end = match self.end_of(profile, held.protocol, Closed::Reset, now) {
-            End::Held(_) => End::Free,
-            end => end,
+        let end = match self.spans(profile, span_at(held.protocol, Closed::Reset)) >> 32 {
+            0 => End::Free,
+            rest => End::Resting(Self::deadline_after(now, rest)),
         };
         self.with_slot(|slot| self.end_hold(held.place, end, now, slot))
     }
