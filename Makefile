@@ -90,7 +90,7 @@ miri:
 	$(call heading,Miri)
 	@if $(CARGO) +nightly miri --version >/dev/null 2>&1; then \
 	  PROPTEST_CASES=4 MIRIFLAGS=-Zmiri-disable-isolation \
-	    $(CARGO) +nightly miri test $(LOCKED) -p aegis-core --lib -- lease slices && \
+	    $(CARGO) +nightly miri test $(LOCKED) -p aegis-core --lib -- lease && \
 	  MIRIFLAGS=-Zmiri-disable-isolation \
 	    $(CARGO) +nightly miri test $(LOCKED) -p aegis-net --lib -- shared; \
 	else $(call skip,Miri,no such component; rustup component add --toolchain nightly miri); fi
