@@ -608,6 +608,11 @@ impl<'a> Page<'a> {
                     break;
                 }
                 let tag = self.tag(offset);
+                if self.due() != due {
+                    // Another sweep has moved it: a tag from after that is not told from one of long ago.
+                    intent.is_done();
+                    return freed;
+                }
                 let deadline = tag.deadline(base);
                 let taken = low & high & 1 << bit != 0;
                 match (taken, tag.class()) {

@@ -266,8 +266,8 @@ impl<M: Memory> Table<M> {
                 Ok(true)
             }
             Inserted::Exists(_) | Inserted::Again => {
-                self.drop_page(index, life, slot);
-                Ok(false)
+                // If others have completed, used and ended it, they have counted it out.
+                Ok(!self.drop_page(index, life, slot))
             }
             Inserted::Full => {
                 self.drop_page(index, life, slot);
@@ -306,12 +306,14 @@ impl<M: Memory> Table<M> {
     }
 
     /// Gives back a page in that life, in which it was not published; unless others have found it, used it and given it
-    /// back since.
-    fn drop_page(&self, index: u32, life: u64, slot: Slot<'_>) {
-        if self.page(index).abandon(life) {
+    /// back since: then false.
+    fn drop_page(&self, index: u32, life: u64, slot: Slot<'_>) -> bool {
+        let ours = self.page(index).abandon(life);
+        if ours {
             self.map.pages.give(self.words(), index);
         }
         slot.has_page(None);
+        ours
     }
 
     /// Replaces a first page that has ended by nothing.
