@@ -32,6 +32,7 @@ mod release;
 mod slot;
 mod table;
 mod tag;
+mod target;
 mod usage;
 mod worker;
 

@@ -8,7 +8,7 @@ use crate::net::{Origin, PortRange, Protocol};
 use crate::sync::Ordering::SeqCst;
 use crate::time::Time;
 
-use super::acquire::{Acquired, Hand, Target};
+use super::acquire::{Acquired, Hand};
 use super::choice::{Choice, Seed};
 use super::handle::{OriginHandle, Remembered};
 use super::map::WORKER_OWNER;
@@ -16,6 +16,7 @@ use super::pool::{GranuleSlot, Pool, PoolKey, Sources, Use};
 use super::records::Record;
 use super::slot::Slot;
 use super::table::Table;
+use super::target::Target;
 use super::{AcquireError, Closed, Heap, Lease, Memory, Rejected, Tuple};
 
 /// A thread or process that acquires. Not shared: each has its own.
