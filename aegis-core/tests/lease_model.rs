@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_core::lease::{
-    AcquireError, Closed, Config, Conflict, GranuleSlot, GranuleState, Lease, Pool, PoolKey, Quarantine,
-    ReleaseError, Spans, Table, Tuple as Leased, Worker,
+    AcquireError, Closed, Config, Conflict, GranuleSlot, GranuleState, HalfClosed, Held, Lease, Pool,
+    PoolKey, Quarantine, ReleaseError, Spans, Table, Tuple as Leased, Worker,
 };
 use aegis_core::net::{Origin, PortRange, Protocol};
 use aegis_core::time::Time;
@@ -34,6 +34,8 @@ enum State {
 struct Model {
     tuples: BTreeMap<Tuple, State>,
     parked_ports: BTreeMap<(Protocol, SocketAddr), u64>,
+    /// Which hold of its tuple it is, by number, and since when.
+    holds: BTreeMap<Tuple, (u64, u64)>,
     /// Resting tuples of the older generation, per origin.
     old: BTreeMap<Origin, BTreeSet<SocketAddr>>,
 }
@@ -51,6 +53,16 @@ impl Model {
             State::Resting(until) | State::FreeOrResting(until) => *until > now,
         });
         self.parked_ports.retain(|_, until| *until > now);
+    }
+
+    fn hold(&mut self, key: Tuple, now: u64, until: u64, number: u64) {
+        self.tuples.insert(key, State::Held(until));
+        self.holds.insert(key, (number, now));
+    }
+
+    /// Is the tuple held, and is it that hold?
+    fn is_hold(&self, key: &Tuple, number: u64) -> bool {
+        matches!(self.tuples.get(key), Some(State::Held(_))) && self.holds[key].0 == number
     }
 
     fn state(&self, origin: &Origin, source: SocketAddr) -> Option<State> {
@@ -77,6 +89,11 @@ struct World {
     ports_are_parked: bool,
     model: Model,
     leases: Vec<Lease>,
+    /// Half-closed connections whose end nobody has told of yet, and which hold of which tuple they began.
+    half_closed: Vec<(HalfClosed, Tuple, u64)>,
+    /// What was held at some moment, and which hold it was.
+    seen_held: Vec<(Held, u64, u64)>,
+    holds_begun: u64,
     now: u64,
     granted: u64,
     refused: u64,
@@ -147,6 +164,9 @@ impl World {
             ports_are_parked: seed % 2 == 0,
             model: Model::default(),
             leases: Vec::new(),
+            half_closed: Vec::new(),
+            seen_held: Vec::new(),
+            holds_begun: 0,
             now: 1_000,
             granted: 0,
             refused: 0,
@@ -260,12 +280,18 @@ impl World {
         let hold = self.quarantine.hold(key.0.protocol(), closed);
         let rest = self.quarantine.rest(key.0.protocol(), closed);
         let now = self.time();
+        self.holds_begun += 1;
+        let number = self.holds_begun;
         match self.pick(2) {
+            _ if closed == Closed::HalfClosed => {
+                let half_closed = self.table.half_close(lease, now).unwrap();
+                self.half_closed.push((half_closed, key, number));
+            }
             0 => self.table.release(lease, closed, now).unwrap(),
             _ => self.workers[1].release(lease, closed, now).unwrap(),
         }
         if !hold.is_zero() {
-            self.model.tuples.insert(key, State::Held(deadline(self.now, hold)));
+            self.model.hold(key, self.now, deadline(self.now, hold), number);
         } else if !rest.is_zero() {
             self.model.forget_past(self.now);
             let parked = self.model.parked_ports.contains_key(&(key.0.protocol(), key.1));
@@ -311,7 +337,8 @@ impl World {
     /// What a tuple that was held is afterwards, whose connection turned out to have ended like that.
     fn after_hold(&mut self, key: Tuple, hold: Duration, rest: Duration) {
         if !hold.is_zero() {
-            self.model.tuples.insert(key, State::Held(deadline(self.now, hold)));
+            self.holds_begun += 1;
+            self.model.hold(key, self.now, deadline(self.now, hold), self.holds_begun);
         } else if !rest.is_zero() {
             let parked = self.model.parked_ports.contains_key(&(key.0.protocol(), key.1));
             let state = if parked { State::FreeOrResting } else { State::Resting };
@@ -321,40 +348,92 @@ impl World {
         }
     }
 
-    fn some_held(&mut self) -> Option<Tuple> {
-        self.model.forget_past(self.now);
-        let held: Vec<_> = self
-            .model
-            .tuples
-            .iter()
-            .filter(|(_, state)| matches!(state, State::Held(_)))
-            .map(|(key, _)| *key)
-            .collect();
-        (!held.is_empty()).then(|| held[self.pick(held.len())])
+    /// Holds that begin now, by every way to close, or because a peer's close came at once.
+    fn holds_from_now(&self, protocol: Protocol) -> impl Iterator<Item = (Duration, u64)> {
+        let spans = Closed::ALL.map(|closed| self.quarantine.hold(protocol, closed));
+        spans
+            .into_iter()
+            .chain([Duration::from_millis(500)])
+            .filter(|span| !span.is_zero())
+            .map(|span| (span, deadline(self.now, span)))
     }
 
-    /// The peer of a half-closed connection has closed too.
+    /// Somebody tells that the peer of a half-closed connection has closed too, perhaps when the tuple has long been
+    /// another connection's.
     fn peer_closed(&mut self) {
-        let Some(key) = self.some_held() else { return };
-        let (origin, source) = key;
-        assert!(self.table.peer_closed(&Leased { source, origin }, self.time()), "{source} to {origin}");
-        let hold = self.quarantine.hold(origin.protocol(), Closed::Active);
-        let rest = self.quarantine.rest(origin.protocol(), Closed::Active);
-        self.after_hold(key, hold, rest);
-        assert!(!self.table.peer_closed(&Leased { source, origin }, self.time()) || !hold.is_zero());
+        if self.half_closed.is_empty() {
+            return;
+        }
+        self.model.forget_past(self.now);
+        let index = self.pick(self.half_closed.len());
+        let (half_closed, key, number) = self.half_closed.swap_remove(index);
+        let protocol = key.0.protocol();
+        let whole = self.quarantine.hold(protocol, Closed::HalfClosed);
+        let ended = self.table.peer_closed(half_closed, self.time());
+        if !self.model.is_hold(&key, number) {
+            assert!(!ended, "{key:?}: the hold of another connection was ended");
+            return;
+        }
+        let Some(State::Held(until)) = self.model.state(&key.0, key.1) else { unreachable!() };
+        let is_late =
+            self.holds_from_now(protocol).any(|(span, deadline)| span < whole && until <= deadline + 250);
+        assert_eq!(ended, !is_late, "{key:?}");
+        if !ended {
+            return;
+        }
+        let hold = self.quarantine.hold(protocol, Closed::Active);
+        let alone = deadline(self.model.holds[&key].1, Duration::from_millis(500));
+        if hold.is_zero() && alone > self.now {
+            self.holds_begun += 1;
+            self.model.hold(key, self.now, alone, self.holds_begun);
+        } else {
+            self.after_hold(key, hold, self.quarantine.rest(protocol, Closed::Active));
+        }
     }
 
-    /// The kernel knows nothing of a tuple that is held.
-    fn end_hold_early(&mut self) {
-        let Some(key) = self.some_held() else { return };
+    /// What is held now, as somebody remembers it who is about to ask the kernel.
+    fn see_held(&mut self) {
         let held = self.table.held(self.time());
-        let is_it = |held: &&aegis_core::lease::Held| {
-            (held.protocol, held.source, held.origin) == (key.0.protocol(), key.1, Some(key.0.address()))
-        };
-        let found = held.iter().find(is_it).expect("held here, so held there");
-        assert!(self.table.end_hold_early(found, self.time()));
-        assert!(!self.table.end_hold_early(found, self.time()), "once");
-        self.after_hold(key, Duration::ZERO, self.quarantine.rest(key.0.protocol(), Closed::Reset));
+        let seen: BTreeMap<Tuple, Held> = held
+            .into_iter()
+            .map(|held| ((Origin::new(held.protocol, held.origin.unwrap()).unwrap(), held.source), held))
+            .collect();
+        for key in seen.keys() {
+            let state = self.model.state(&key.0, key.1);
+            assert!(matches!(state, Some(State::Held(_))), "{key:?} is {state:?}");
+        }
+        for (key, state) in &self.model.tuples {
+            let State::Held(until) = state else { continue };
+            let may_be_mistaken = self
+                .holds_from_now(key.0.protocol())
+                .any(|(_, deadline)| (deadline.saturating_sub(250)..=deadline + 1_000).contains(until));
+            assert_eq!(seen.contains_key(key), !may_be_mistaken, "{key:?} until {until} at {}", self.now);
+        }
+        self.seen_held =
+            seen.into_iter().map(|(key, held)| (held, self.model.holds[&key].0, self.now)).collect();
+    }
+
+    /// The kernel knows nothing of a tuple that was held when somebody looked.
+    fn end_hold_early(&mut self) {
+        self.model.forget_past(self.now);
+        if self.seen_held.is_empty() || self.pick(4) == 0 {
+            self.see_held();
+        }
+        if self.seen_held.is_empty() {
+            return;
+        }
+        let index = self.pick(self.seen_held.len());
+        let (held, number, seen) = self.seen_held.swap_remove(index);
+        if self.now > seen + 1_000 {
+            return;
+        }
+        let key = (Origin::new(held.protocol, held.origin.unwrap()).unwrap(), held.source);
+        let ended = self.table.end_hold_early(&held, self.time());
+        assert_eq!(ended, self.model.is_hold(&key, number), "{key:?}");
+        assert!(!self.table.end_hold_early(&held, self.time()), "once");
+        if ended {
+            self.after_hold(key, Duration::ZERO, self.quarantine.rest(key.0.protocol(), Closed::Reset));
+        }
     }
 
     fn drain(&mut self) {
@@ -407,7 +486,7 @@ impl World {
                 1 => self.conflict(),
                 10 => self.acquire_exactly(),
                 12 if self.pick(4) == 0 => self.peer_closed(),
-                13 if self.pick(4) == 0 => self.end_hold_early(),
+                13 | 14 => self.end_hold_early(),
                 2..=9 => self.now += [0, 1, 10, 100, 250, 1_000, 7_000][self.pick(7)],
                 11 if self.pick(40) == 0 => {
                     self.now += [70_000, 1_000_000, 3_000_000, 100_000_000][self.pick(4)];

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_core::lease::{
-    AcquireError, Closed, Config, Lease, Method, Pool, PoolKey, Quarantine, Spans, Table, Tuple, Worker,
+    AcquireError, Closed, Config, HalfClosed, Lease, Method, Pool, PoolKey, Quarantine, ReleaseError, Spans,
+    Table, Worker,
 };
 use aegis_core::net::{Origin, PortRange, Protocol};
 use aegis_core::time::Time;
@@ -59,12 +60,12 @@ impl Preset {
             (_, Closed::Unused) => 0,
             (Protocol::Tcp, Closed::TakenOver) => self.tcp_taken_over,
             (Protocol::Udp, Closed::TakenOver) => self.udp_taken_over,
-            (Protocol::Udp, _) | (_, Closed::UdpIdle) => self.udp,
+            (Protocol::Udp, _) => self.udp,
             (_, Closed::Active) => self.active,
             (_, Closed::Passive) => self.passive,
             (_, Closed::Reset) => self.reset,
             (_, Closed::ConnectFailed) => self.connect_failed,
-            (_, Closed::HalfClosed | Closed::Unknown) => self.half_closed,
+            (_, Closed::HalfClosed | Closed::Unknown | Closed::UdpIdle) => self.half_closed,
             (_, other) => panic!("{other:?} has no column yet"),
         }
     }
@@ -248,49 +249,85 @@ fn a_table_knows_64_different_quarantines_and_the_same_one_once() {
     table.set_quarantine(&other(2), Some(&rules(62)), at(0)).unwrap();
 }
 
-/// A tuple released half-closed, in the home word (`ports` 1) or in a page.
-fn half_closed(timestamps: bool, ports: u16) -> (Arc<Table>, Pool, Worker, Tuple) {
+/// A half-closed connection whose tuple is in the home word (`ports` 1) or in a page; all others are live.
+fn half_closed(timestamps: bool, ports: u16) -> (Arc<Table>, Pool, Worker, HalfClosed) {
     let rules = hold(Spans::linux(timestamps, Duration::from_secs(60)));
     let (table, pool, mut worker) = share(Method::Explicit, rules, ports);
-    let mut leases: Vec<_> =
-        (0..ports).map(|_| worker.acquire_to(&pool, &origin(Protocol::Tcp), at(0)).unwrap()).collect();
-    let tuple = table.tuple(&leases[0]).unwrap();
-    table.release(leases.remove(0), Closed::HalfClosed, at(0)).unwrap();
-    (table, pool, worker, tuple)
+    let to = origin(Protocol::Tcp);
+    let mut leases: Vec<_> = (0..ports).map(|_| worker.acquire_to(&pool, &to, at(0)).unwrap()).collect();
+    let half_closed = table.half_close(leases.remove(0), at(0)).unwrap();
+    assert_eq!(worker.acquire_to(&pool, &to, at(0)), Err(AcquireError::Exhausted));
+    (table, pool, worker, half_closed)
 }
 
 #[test]
 fn the_peers_close_ends_a_half_closed_hold_where_timestamps_are_on() {
+    let to = origin(Protocol::Tcp);
     for ports in [1, 2] {
-        let (table, pool, mut worker, tuple) = half_closed(true, ports);
-        assert_eq!(worker.acquire_to(&pool, &tuple.origin, at(5_000)), Err(AcquireError::Exhausted));
-        assert!(table.peer_closed(&tuple, at(5_000)));
-        let _lease = worker.acquire_to(&pool, &tuple.origin, at(5_000)).unwrap();
-        assert!(!table.peer_closed(&tuple, at(5_000)), "it is live, not held");
+        let (table, pool, mut worker, half_closed) = half_closed(true, ports);
+        assert_eq!(worker.acquire_to(&pool, &to, at(5_000)), Err(AcquireError::Exhausted));
+        assert!(table.peer_closed(half_closed, at(5_000)));
+        let _lease = worker.acquire_to(&pool, &to, at(5_000)).unwrap();
     }
 }
 
 #[test]
 fn the_peers_close_starts_time_wait_where_timestamps_are_off() {
     for ports in [1, 2] {
-        let (table, pool, mut worker, tuple) = half_closed(false, ports);
-        assert!(table.peer_closed(&tuple, at(5_000)));
-        let _lease = is_held_until(&mut worker, &pool, &tuple.origin, 74_000, "69 s after the peer's close");
+        let (table, pool, mut worker, half_closed) = half_closed(false, ports);
+        assert!(table.peer_closed(half_closed, at(5_000)));
+        let to = origin(Protocol::Tcp);
+        let _lease = is_held_until(&mut worker, &pool, &to, 74_000, "69 s after the peer's close");
     }
 }
 
 #[test]
-fn the_peers_close_of_what_is_not_held_changes_nothing() {
-    let (table, pool, mut worker) = share(Method::Explicit, hold(Spans::azure()), 2);
+fn the_peers_close_ends_a_hold_in_a_page_also_if_it_began_in_the_home_word() {
+    let rules = hold(Spans::linux(true, Duration::from_secs(60)));
+    let (table, pool, mut worker) = share(Method::Explicit, rules, 2);
     let to = origin(Protocol::Tcp);
-    let source = "192.0.2.1:10000".parse().unwrap();
-    assert!(!table.peer_closed(&Tuple { source, origin: to }, at(0)), "an origin nobody knows");
-    let live = [0, 1].map(|_| worker.acquire_to(&pool, &to, at(0)).unwrap());
-    assert!(!table.peer_closed(&Tuple { source, origin: to }, at(0)), "live");
-    let stranger = "192.0.2.77:10000".parse().unwrap();
-    assert!(!table.peer_closed(&Tuple { source: stranger, origin: to }, at(0)), "no granule");
-    assert_eq!(table.explain(&pool, &to, at(0)).live, 2);
-    drop(live);
+    let first = worker.acquire_to(&pool, &to, at(0)).unwrap();
+    let half_closed = table.half_close(first, at(0)).unwrap();
+    let _second = worker.acquire_to(&pool, &to, at(0)).unwrap();
+    assert_eq!(worker.acquire_to(&pool, &to, at(1_000)), Err(AcquireError::Exhausted));
+    assert!(table.peer_closed(half_closed, at(1_000)));
+    let _again = worker.acquire_to(&pool, &to, at(1_000)).unwrap();
+}
+
+#[test]
+fn late_news_of_a_peers_close_leaves_the_hold_of_the_next_connection_alone() {
+    let to = origin(Protocol::Tcp);
+    for ports in [1, 2] {
+        let (table, pool, mut worker, old) = half_closed(true, ports);
+        // 60 s of FIN_WAIT2 and a seventh more, in quarters of a second.
+        let lease = is_held_until(&mut worker, &pool, &to, 68_750, "nobody told of the peer's close");
+        let new = table.half_close(lease, at(68_750)).unwrap();
+        assert!(!table.peer_closed(old, at(68_800)), "another connection's hold");
+        assert_eq!(worker.acquire_to(&pool, &to, at(80_000)), Err(AcquireError::Exhausted));
+        assert!(table.peer_closed(new, at(80_000)));
+        let _lease = worker.acquire_to(&pool, &to, at(80_000)).unwrap();
+    }
+}
+
+#[test]
+fn the_peers_close_right_after_ours_ends_the_hold_half_a_second_later() {
+    let (table, pool, mut worker, half_closed) = half_closed(true, 2);
+    assert!(table.peer_closed(half_closed, at(3)));
+    let _lease = is_held_until(&mut worker, &pool, &origin(Protocol::Tcp), 500, "two steps of deadlines");
+}
+
+#[test]
+fn a_foreign_or_stale_lease_is_not_half_closed() {
+    let (table, pool, mut worker) = share(Method::Explicit, hold(Spans::azure()), 2);
+    let other = Table::new(Config::default(), [9; 32]).unwrap();
+    let to = origin(Protocol::Tcp);
+    let lease = worker.acquire_to(&pool, &to, at(0)).unwrap();
+    let rejected = other.half_close(lease, at(0)).unwrap_err();
+    assert_eq!(rejected.error, ReleaseError::Foreign);
+    assert_eq!(table.explain(&pool, &to, at(0)).live, 1);
+    let half_closed = table.half_close(rejected.lease, at(0)).unwrap();
+    assert!(!other.peer_closed(half_closed, at(5_000)), "another table's");
+    assert_eq!(table.explain(&pool, &to, at(0)).held, 1);
 }
 
 #[test]
@@ -320,4 +357,17 @@ fn a_share_taken_over_under_azures_times_waits_for_both_protocols() {
     for protocol in Protocol::ALL {
         let _lease = worker.acquire_to(&pool, &origin(protocol), at(120_000)).unwrap();
     }
+}
+
+#[test]
+fn a_share_taken_over_a_second_time_waits_from_then_on() {
+    let (table, pool, mut worker) = share(Method::Explicit, Quarantine::default(), 4);
+    let range = PortRange::new(10_000, 10_003).unwrap();
+    let granule = table.add_granule("192.0.2.1".parse().unwrap(), range).unwrap();
+    let udp = origin(Protocol::Udp);
+    for begun in [0, 100_000, 500_000, 5_000_000_000] {
+        table.take_over(granule, at(begun));
+        assert_eq!(worker.acquire_to(&pool, &udp, at(begun + 119_999)), Err(AcquireError::NoShare));
+    }
+    let _lease = worker.acquire_to(&pool, &udp, at(5_000_120_000)).unwrap();
 }

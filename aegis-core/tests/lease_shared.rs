@@ -17,6 +17,8 @@ use aegis_core::time::Time;
 
 const NOW: Time = Time::from_millis(1_000);
 const HALF_CLOSED: Duration = Duration::from_secs(60);
+/// Holds of `NOW` are listed by then.
+const LATER: Time = Time::from_millis(1_500);
 
 /// What a mapping of several processes is, in one.
 #[derive(Clone, Debug)]
@@ -143,7 +145,7 @@ fn a_dead_process_is_taken_over_with_exactly_what_it_held() {
     assert_eq!(held.len(), 4);
     assert_eq!(a.reconcile(&held, NOW, |tuple| tuple.origin == Some(nth(1).address())), 3);
     assert_eq!((counts(1), counts(2)), ((0, 1), (0, 0)));
-    assert_eq!(a.explain(&pool_a, &nth(1), NOW + HALF_CLOSED).held, 0);
+    assert_eq!(a.explain(&pool_a, &nth(1), NOW + HALF_CLOSED + Duration::from_millis(1_500)).held, 0);
 }
 
 #[test]
@@ -166,6 +168,88 @@ fn a_port_that_a_dead_process_was_just_taking_is_held_too() {
     assert_eq!(a.explain(&pool_a, &nth(1), NOW).held, 2);
     // Its worker's place is free again.
     let _all: Vec<_> = (0..8).map(|n| worker(&a, n)).collect();
+}
+
+/// Where a worker's words are: what changes when it attaches is the first of them.
+fn attached(memory: &Shared, table: &Process, seed: u8) -> (Worker<Shared>, usize) {
+    let before: Vec<u64> = memory.words().iter().map(|word| word.load(SeqCst)).collect();
+    let worker = worker(table, seed);
+    (worker, (0..before.len()).find(|&at| memory.words()[at].load(SeqCst) != before[at]).unwrap())
+}
+
+/// Takes the tag of the last port that has one away, as of somebody who died before he set it; what he had written down.
+fn without_its_tag(memory: &Shared) -> u64 {
+    let tag = memory.tags().iter().rposition(|tag| tag.load(SeqCst) != 0).unwrap();
+    memory.tags()[tag].store(0, SeqCst);
+    (tag as u64 / 32) << 32 | (tag as u64 % 32 + 1)
+}
+
+#[test]
+fn a_port_that_two_dead_processes_were_just_taking_is_held_once() {
+    let (a, memory) = create(11);
+    let (first, second) = (open(&memory, 22), open(&memory, 33));
+    let (pool_a, pool_first) = (pool(&a, 8), pool(&first, 8));
+    let (mut of_first, at_first) = attached(&memory, &first, 2);
+    let (of_second, at_second) = attached(&memory, &second, 3);
+    let _pair = [0; 2].map(|_| of_first.acquire_to(&pool_first, &nth(1), NOW).unwrap());
+    let intent = without_its_tag(&memory);
+    for at in [at_first, at_second] {
+        memory.words()[at + 1].store(intent, SeqCst);
+    }
+    std::mem::forget((of_first, of_second, first, second));
+    // While the other is thought to live it may be between its two steps.
+    let unclear = a.recover(22, NOW, |_| true).unwrap();
+    assert_eq!((unclear.leases, unclear.half_done, unclear.unclear), (1, 0, 1));
+    let recovered = a.recover(22, NOW, |_| false).unwrap();
+    assert_eq!((recovered.leases, recovered.half_done, recovered.unclear), (0, 1, 0));
+    let recovered = a.recover(33, NOW, |_| false).unwrap();
+    assert_eq!((recovered.leases, recovered.half_done, recovered.unclear), (0, 0, 0));
+    assert_eq!((a.explain(&pool_a, &nth(1), NOW).held, a.owners()), (2, vec![11]));
+}
+
+#[test]
+fn who_died_while_taking_over_another_does_not_seem_to_be_at_it_for_ever() {
+    let (a, memory) = create(11);
+    let before: Vec<u64> = memory.words().iter().map(|word| word.load(SeqCst)).collect();
+    let (dead, helper) = (open(&memory, 22), open(&memory, 33));
+    let deads = (0..before.len()).find(|&at| memory.words()[at].load(SeqCst) != before[at]).unwrap();
+    // The helper, owner 2, dies at it; and its number becomes a new process's, which lives.
+    memory.words()[deads + 1].store(3, SeqCst);
+    std::mem::forget((dead, helper));
+    assert!(a.recover(33, NOW, |_| false).is_some());
+    let new = open(&memory, 44);
+    assert_eq!(a.owners(), [11, 22, 44]);
+    assert!(a.recover(22, NOW, |token| token == 44).is_some());
+    assert_eq!(new.owners(), [11, 44]);
+}
+
+#[test]
+fn a_page_that_was_just_taken_is_given_back_once_however_often_its_taker_is_taken_over() {
+    let (a, memory) = create(11);
+    let pool_a = pool(&a, 8);
+    let mut of_a = worker(&a, 1);
+    // Whoever takes over writes nothing down that he has done; so he may die right after it, and another does it again.
+    for round in 0..3 {
+        let dead = open(&memory, 22);
+        let (of_dead, at) = attached(&memory, &dead, 2);
+        // It had taken page 0 in its first life, and not opened it. Word 18 counts the pages ever taken.
+        if round == 0 {
+            memory.words()[18].store(1, SeqCst);
+        }
+        memory.words()[at + 3].store(7 << 32 | 1, SeqCst);
+        std::mem::forget((of_dead, dead));
+        assert!(a.recover(22, NOW, |_| false).is_some());
+    }
+    // Two origins with two leases each have a page each: not the same.
+    let leases: Vec<_> = (0..4).map(|n| of_a.acquire_to(&pool_a, &nth(1 + n / 2), NOW).unwrap()).collect();
+    let sources: Vec<_> = leases.iter().map(|lease| a.tuple(lease).unwrap()).collect();
+    assert_eq!(
+        sources.iter().map(|tuple| (tuple.source, tuple.origin.port())).collect::<BTreeSet<_>>().len(),
+        4
+    );
+    for n in 1..=2 {
+        assert_eq!(a.explain(&pool_a, &nth(n), NOW).live, 2);
+    }
 }
 
 #[test]
@@ -256,13 +340,13 @@ fn what_the_kernel_has_and_the_table_does_not_is_held_when_it_is_adopted() {
     assert_eq!(worker.acquire_to(&pool, &nth(2), NOW), Err(AcquireError::Exhausted));
     // Again: nothing changes. The kernel has lost one of them meanwhile.
     assert_eq!(a.adopt([tuple(5_000, 2)], NOW).next().unwrap().1, Known);
-    let held = a.held(NOW);
+    let held = a.held(LATER);
     assert_eq!(held.len(), 2);
-    assert_eq!(a.reconcile(&held, NOW, |tuple| tuple.source.port() == 5_000), 1);
+    assert_eq!(a.reconcile(&held, LATER, |tuple| tuple.source.port() == 5_000), 1);
     let lease = worker.acquire_to(&pool, &nth(2), NOW).unwrap();
     assert_eq!(a.source(&lease).unwrap().port(), 5_007);
     // An old list ends nothing that is live now.
-    assert_eq!(a.reconcile(&held[..], NOW, |tuple| tuple.source.port() == 5_000), 0);
+    assert_eq!(a.reconcile(&held[..], LATER, |tuple| tuple.source.port() == 5_000), 0);
     assert_eq!(a.tuple(&lease), Ok(tuple(5_007, 2)));
     drop(free);
 }
@@ -277,14 +361,17 @@ fn a_hold_ends_early_once_and_only_if_it_is_still_the_same() {
         for lease in leases {
             worker.release(lease, Closed::HalfClosed, NOW).unwrap();
         }
-        let held = a.held(NOW);
+        assert_eq!(a.held(NOW), [], "they have just begun");
+        let held = a.held(LATER);
         assert_eq!(held.len(), usize::from(ports));
         assert_eq!((held[0].protocol, held[0].origin), (Protocol::Tcp, Some(nth(1).address())));
-        assert!(a.end_hold_early(&held[0], NOW));
-        assert!(!a.end_hold_early(&held[0], NOW));
-        let lease = worker.acquire_to(&pool, &nth(1), NOW).unwrap();
+        assert!(a.end_hold_early(&held[0], LATER));
+        assert!(!a.end_hold_early(&held[0], LATER));
+        let lease = worker.acquire_to(&pool, &nth(1), LATER).unwrap();
         assert_eq!(a.source(&lease), Ok(held[0].source));
-        assert!(!a.end_hold_early(&held[0], NOW), "it is live");
+        assert!(!a.end_hold_early(&held[0], LATER), "it is live");
+        worker.release(lease, Closed::HalfClosed, LATER).unwrap();
+        assert!(!a.end_hold_early(&held[0], LATER), "another connection's hold");
     }
 }
 
@@ -326,6 +413,8 @@ fn a_lease_of_the_dead_is_stale_for_everybody_once_it_was_taken_over() {
     assert_eq!(a.release(lease, Closed::Reset, NOW).unwrap_err().error, ReleaseError::Stale);
     let mut of_a = worker(&a, 1);
     assert_eq!(of_a.acquire_to(&pool_a, &nth(1), NOW), Err(AcquireError::Exhausted));
-    let _lease = of_a.acquire_to(&pool_a, &nth(1), NOW + HALF_CLOSED).unwrap();
+    // A second and a half longer than its own process would have held it.
+    let over = NOW + HALF_CLOSED + Duration::from_millis(1_500);
+    let _lease = of_a.acquire_to(&pool_a, &nth(1), over).unwrap();
     std::mem::forget((of_dead, dead));
 }

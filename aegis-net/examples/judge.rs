@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_core::lease::{
-    AcquireError, Closed, Config, Lease, Pool, PoolKey, Quarantine, Spans, Table, Tuple, Worker,
+    AcquireError, Closed, Config, HalfClosed, Lease, Pool, PoolKey, Quarantine, Spans, Table, Worker,
 };
 use aegis_core::net::{Origin, PortRange};
 use aegis_core::time::Time;
@@ -33,7 +33,7 @@ struct Judged {
     worker: Worker,
     slices: BTreeMap<String, (IpAddr, Pool)>,
     leases: BTreeMap<String, Lease>,
-    half_closed: BTreeMap<String, Tuple>,
+    half_closed: BTreeMap<String, HalfClosed>,
     now: Time,
 }
 
@@ -115,15 +115,16 @@ impl Judged {
             "rst" | "vanish" | "unread" => Closed::Reset,
             // The hold that the half-close began ends, or becomes that of TIME_WAIT.
             "peerfin" => {
-                let tuple = self.half_closed.remove(name).ok_or("no half-closed lease of that name")?;
-                self.table.peer_closed(&tuple, self.now);
+                let half_closed = self.half_closed.remove(name).ok_or("no half-closed lease of that name")?;
+                self.table.peer_closed(half_closed, self.now);
                 return Ok(());
             }
             _ => return Err(format!("unknown way to close {how:?}").into()),
         };
         let lease = self.leases.remove(name).ok_or("unknown lease")?;
         if closed == Closed::HalfClosed {
-            self.half_closed.insert(name.to_owned(), self.table.tuple(&lease)?);
+            self.half_closed.insert(name.to_owned(), self.table.half_close(lease, self.now)?);
+            return Ok(());
         }
         Ok(self.worker.release(lease, closed, self.now)?)
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::SeqCst};
 
 use aegis_core::lease::{
-    Closed, Config, Conflict, GranuleState, Lease, Memory, Method, OriginHandle, Pool, PoolKey, Size, Table,
-    Tuple, Worker,
+    Closed, Config, Conflict, GranuleState, HalfClosed, Lease, Memory, Method, OriginHandle, Pool, PoolKey,
+    Size, Table, Tuple, Worker,
 };
 use aegis_core::net::{Origin, PortRange, Protocol};
 use aegis_core::time::Time;
@@ -76,6 +76,7 @@ struct World {
     granules: BTreeSet<(IpAddr, PortRange)>,
     handle: Option<OriginHandle>,
     leases: Vec<Lease>,
+    half_closed: Option<HalfClosed>,
     /// Words that are not zero: a change there is worth more than one in the void.
     used: Vec<usize>,
     now: u64,
@@ -113,7 +114,18 @@ impl World {
         let worker = Worker::attach(Arc::clone(&table), [2; 32]).expect("the first of three");
         let used = (0..memory.words().len()).filter(|&at| memory.words()[at].load(SeqCst) != 0).collect();
         let pools = [pool.under(zone), pool];
-        Self { memory, table, worker, pools, granules, handle: None, leases: Vec::new(), used, now: 1_000 }
+        Self {
+            memory,
+            table,
+            worker,
+            pools,
+            granules,
+            handle: None,
+            leases: Vec::new(),
+            half_closed: None,
+            used,
+            now: 1_000,
+        }
     }
 
     fn origin(input: &mut Input<'_>) -> Origin {
@@ -182,6 +194,11 @@ impl World {
                 let _ = self.table.tuple(&lease);
                 let closed = Closed::ALL[input.below(Closed::ALL.len())];
                 let _ = match operation % 24 {
+                    10 if closed == Closed::HalfClosed => {
+                        self.table.half_close(lease, now).map(|half_closed| {
+                            self.half_closed.replace(half_closed);
+                        })
+                    }
                     10 => self.table.release(lease, closed, now),
                     11 => self.worker.release(lease, closed, now),
                     _ => self.table.conflict(lease, Conflict::PortInUse, now),
@@ -189,7 +206,9 @@ impl World {
             }
             13 => self.now += self.now.min(input.number() % 3_000_000),
             14 => {
-                let _ = self.table.peer_closed(&Self::tuple(input), now);
+                if let Some(half_closed) = self.half_closed.take() {
+                    let _ = self.table.peer_closed(half_closed, now);
+                }
                 let _ = self.table.adopt([Self::tuple(input)], now).count();
             }
             15 => {

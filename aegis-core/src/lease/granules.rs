@@ -10,8 +10,8 @@ use crate::time::Time;
 
 use super::grant::MAX_POOL;
 use super::map::{
-    DRAINING, GRANULE_COUNT, GRANULE_FROM, GRANULE_SHAPE, GRANULE_STATE, NOT_YET, OWNED, PARKED_PORTS, STATE,
-    ip_words, words_ip,
+    DRAINING, GRANULE_COUNT, GRANULE_SHAPE, GRANULE_STATE, NOT_BEFORE_BITS, NOT_BEFORE_SHIFT, OWNED,
+    PARKED_PORTS, STATE, ip_words, words_ip,
 };
 use super::page::Page;
 use super::pool::{GranuleSlot, Pool, PoolKey};
@@ -19,7 +19,7 @@ use super::quarantine::span_at;
 use super::records::Record;
 use super::slot::Slot;
 use super::table::Table;
-use super::tag::{Class, Tag};
+use super::tag::{Class, Deadline, Tag};
 use super::{Closed, Memory};
 
 /// Most ports of a pool on one machine: a random draw has 32 bits, and four of them are spare.
@@ -64,6 +64,21 @@ impl Method {
             Self::Unique | Self::KernelRange => 1,
         }
     }
+}
+
+/// In a granule's state word: the moment before which ports of a protocol are not granted, if there is one.
+const fn not_before(protocol: Protocol, from: Deadline) -> u64 {
+    let low = from.low(NOT_BEFORE_BITS);
+    // 0 says that there is none: one step later will do.
+    (if low == 0 { 1 } else { low }) << not_before_shift(protocol)
+}
+
+const fn not_before_mask(protocol: Protocol) -> u64 {
+    ((1 << NOT_BEFORE_BITS) - 1) << not_before_shift(protocol)
+}
+
+const fn not_before_shift(protocol: Protocol) -> u32 {
+    NOT_BEFORE_SHIFT + NOT_BEFORE_BITS * protocol as u32
 }
 
 /// What the granule says about a port that was just claimed.
@@ -228,10 +243,11 @@ impl<M: Memory> Table<M> {
         let now = self.clock(now);
         for protocol in Protocol::ALL {
             let spans = self.spans(method.profile().into(), span_at(protocol, Closed::TakenOver));
-            let from = now.as_millis().saturating_add(spans & 0xffff_ffff);
-            if from > now.as_millis() {
-                self.granule_words(granule)[GRANULE_FROM + protocol as usize].store(from, SeqCst);
-                self.state_word(granule).fetch_or(NOT_YET << protocol as u32, SeqCst);
+            let hold = spans & 0xffff_ffff;
+            if hold != 0 {
+                let from = not_before(protocol, Self::deadline_after(now, hold));
+                let word = self.state_word(granule);
+                let _ = word.fetch_update(SeqCst, SeqCst, |w| Some(w & !not_before_mask(protocol) | from));
             }
         }
         self.set_state(granule, GranuleState::Owned);
@@ -267,15 +283,18 @@ impl<M: Memory> Table<M> {
 
     #[cold]
     fn is_not_yet(&self, word: u64, granule: GranuleSlot, protocol: Protocol, now: Time) -> bool {
-        if word & NOT_YET << protocol as u32 == 0 {
+        let mask = not_before_mask(protocol);
+        if word & mask == 0 {
             return false;
         }
-        let from = self.granule_words(granule)[GRANULE_FROM + protocol as usize].load(SeqCst);
-        if now.as_millis() < from {
+        let low = (word & mask) >> not_before_shift(protocol);
+        if !Deadline::near(low, NOT_BEFORE_BITS, now).passed(now) {
             return true;
         }
-        self.state_word(granule).fetch_and(!(NOT_YET << protocol as u32), SeqCst);
-        self.look_again(granule);
+        // Only if it is still that moment: the granule may be taken over a second time.
+        if self.state_word(granule).compare_exchange(word, word & !mask, SeqCst, SeqCst).is_ok() {
+            self.look_again(granule);
+        }
         false
     }
 
@@ -385,25 +404,10 @@ impl<M: Memory> Table<M> {
         Some(self.granule(granule)?.1.len())
     }
 
-    /// Is a port of the granule used towards every origin by one lease?
-    pub(super) fn is_wildcard(&self, granule: GranuleSlot) -> bool {
-        self.granule(granule).is_some_and(|(_, _, method)| method.is_wildcard())
-    }
-
     /// The number of the quarantine of a record's tuples in a granule.
     pub(super) fn profile_of(&self, record: u32, granule: GranuleSlot) -> u8 {
         let by_method = || self.granule(granule).map_or(0, |(_, _, method)| method.profile());
         self.own_profile(record).unwrap_or_else(by_method)
-    }
-
-    /// The granule that has a source, and the port's offset there.
-    pub(super) fn granule_of(&self, source: SocketAddr) -> Option<(GranuleSlot, u32)> {
-        let ip = crate::net::canonical_ip(source.ip());
-        self.granule_slots().find_map(|slot| {
-            let (other, range, _) = self.granule(slot)?;
-            (other == ip && range.contains(source.port()))
-                .then(|| (slot, u32::from(source.port() - range.lo())))
-        })
     }
 }
 

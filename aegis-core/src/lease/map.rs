@@ -66,19 +66,20 @@ pub(super) const WORKER_PAGE: usize = 3;
 pub(super) const WORKER_RECORD: usize = 4;
 pub(super) const WORKER_GRANTED: usize = 5;
 
-// A granule's words: address (2), ports and method, state, and for each protocol since when it may be used.
-pub(super) const GRANULE_STRIDE: usize = 6;
+// A granule's words: address (2), ports and method, state.
+pub(super) const GRANULE_STRIDE: usize = 4;
 pub(super) const GRANULE_SHAPE: usize = 2;
 pub(super) const GRANULE_STATE: usize = 3;
-pub(super) const GRANULE_FROM: usize = 4;
 
-// In the state word: the state in the low byte, above it bits for each protocol: some port is parked towards every
-// origin; the granule came from a dead machine and may not be used yet.
+// In the state word: the state in the low byte; a bit for each protocol: some port is parked towards every origin; and
+// for each protocol the moment before which nothing is granted, because the granule came from a dead machine.
 pub(super) const STATE: u64 = 0xff;
 pub(super) const OWNED: u64 = 1;
 pub(super) const DRAINING: u64 = 2;
 pub(super) const PARKED_PORTS: u64 = 0x100;
-pub(super) const NOT_YET: u64 = 0x400;
+pub(super) const NOT_BEFORE_SHIFT: u32 = 16;
+/// A deadline is understood for 48 days after it has passed; then it may seem to be up to half an hour ahead once.
+pub(super) const NOT_BEFORE_BITS: u32 = 24;
 
 // An origin's words: address (2), port and protocol and more, home, hint that free tuples are scarce.
 pub(super) const ORIGIN_STRIDE: usize = 5;
@@ -137,7 +138,7 @@ impl Map {
         let granules =
             arena(GRANULE_COUNTERS, GRANULE_STRIDE, config.granules.saturating_add(SPARE_GRANULES));
         let origins = arena(ORIGIN_COUNTERS, ORIGIN_STRIDE, config.origins + FIRST_ORIGIN);
-        let page_words = page::HEADER + Page::state_words(config.granule_ports);
+        let page_words = page::HEADER + Page::words_for(config.granule_ports);
         let pages = arena(PAGE_COUNTERS, page_words, config.pages);
         let quotas = part(usize::from(config.quotas) * QUOTA_STRIDE);
         let quota_stride = usize::from(config.quotas).next_multiple_of(8);

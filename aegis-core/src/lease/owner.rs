@@ -2,6 +2,7 @@
 //! back until the kernel has given it up too.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::net::Protocol;
 use crate::sync::{AtomicU64, Ordering::SeqCst};
 use crate::time::Time;
 
@@ -11,6 +12,7 @@ use super::map::{
     OWNER_RECOVERER, OWNER_STRIDE, OWNER_TOKEN, WORKER_INTENT, WORKER_OWNER, WORKER_PAGE, WORKER_RECORD,
     WORKER_SWEEP,
 };
+use super::reconcile::RECONCILE_STEPS;
 use super::release::{End, Place};
 use super::slot::Slot;
 use super::table::Table;
@@ -67,12 +69,14 @@ impl<M: Memory> Table<M> {
     }
 
     /// Takes over what a dead process held: its leases are held as those of connections that nobody knows the end of, and
-    /// a reconcile with the kernel ends that. `None` if there is no such process, it is this one, or another one that
+    /// a reconcile with the kernel ends that. `None` if there is no such process, it is this one, or somebody else who
     /// `is_alive` is doing it.
     ///
     /// Never for a process that lives: its connections would become somebody else's.
     pub fn recover(&self, token: u64, now: Time, mut is_alive: impl FnMut(u64) -> bool) -> Option<Recovered> {
         let now = self.clock(now);
+        // Of the threads of this process one at a time: for the others it is this process that does it.
+        let _turn = Turn::take(&self.recovering)?;
         let dead = (0..MAX_OWNERS).map(OwnerNumber).find(|&owner| {
             owner != self.owner() && self.owner_words(owner)[OWNER_TOKEN].load(SeqCst) == token
         })?;
@@ -99,9 +103,14 @@ impl<M: Memory> Table<M> {
         }
         let mut found = Recovered::default();
         self.hold_leases_of(dead, now, &mut found);
-        self.finish_work_of(dead, now, &mut found);
+        self.finish_work_of(dead, now, &mut is_alive, &mut found);
         if found.unclear == 0 {
             self.forget_counts(dead);
+            // Whoever it was recovering when it died: its number must not seem to be at that when it is another's.
+            for other in (0..MAX_OWNERS).map(OwnerNumber) {
+                let its = &self.owner_words(other)[OWNER_RECOVERER];
+                let _ = its.compare_exchange(u64::from(dead.0) + 1, 0, SeqCst, SeqCst);
+            }
             // The number is somebody else's only after all that bore it is gone. Our claim goes last: whoever claims the
             // recovery next must not find the token there still.
             let _ = self.owner_words(dead)[OWNER_TOKEN].compare_exchange(token, 0, SeqCst, SeqCst);
@@ -120,7 +129,7 @@ impl<M: Memory> Table<M> {
             if tag.owner() == dead {
                 let granule = super::GranuleSlot(granule);
                 let profile = self.profile_of(index, granule).into();
-                let end = self.end_of(profile, self.protocol_of(index), Closed::Unknown, now);
+                let end = self.end_recovered(profile, self.protocol_of(index), now);
                 let place = Place::Home { record: index, word };
                 found.leases += u64::from(self.with_slot(|slot| self.end_hold(place, end, now, slot)));
             }
@@ -129,7 +138,7 @@ impl<M: Memory> Table<M> {
         for index in 0..self.map.pages.used(self.words()) {
             let page = self.page(index);
             let (profile, protocol) = (page.profile(), page.protocol());
-            let end = self.end_of(profile, protocol, Closed::Unknown, now);
+            let end = self.end_recovered(profile, protocol, now);
             for offset in 0..page.ports().min(self.config.granule_ports) {
                 let tag = page.tag(offset);
                 if tag.class() == Class::Live && tag.owner() == dead && page.is_taken(offset) {
@@ -140,7 +149,13 @@ impl<M: Memory> Table<M> {
         }
     }
 
-    fn finish_work_of(&self, dead: OwnerNumber, now: Time, found: &mut Recovered) {
+    fn finish_work_of(
+        &self,
+        dead: OwnerNumber,
+        now: Time,
+        is_alive: &mut impl FnMut(u64) -> bool,
+        found: &mut Recovered,
+    ) {
         for worker in 0..self.config.workers {
             let words = self.worker_words(worker);
             if words[WORKER_OWNER].load(SeqCst) != u64::from(dead.0) + 1 {
@@ -149,7 +164,7 @@ impl<M: Memory> Table<M> {
             let mut unclear = false;
             for word in [WORKER_INTENT, WORKER_SWEEP] {
                 match Intent::read(words[word].load(SeqCst)) {
-                    Some((page, offset)) => match self.finish(page, offset, worker, now) {
+                    Some((page, offset)) => match self.finish(page, offset, dead, now, is_alive) {
                         Some(done) => found.half_done += u64::from(done),
                         None => unclear = true,
                     },
@@ -177,47 +192,76 @@ impl<M: Memory> Table<M> {
         }
     }
 
+    /// What becomes of a dead process's tuple: as that of a connection that nobody knows the end of, but until a moment
+    /// that no hold from now on has for a while, so that a reconcile can end it at once.
+    fn end_recovered(&self, profile: usize, protocol: Protocol, now: Time) -> End {
+        match self.end_of(profile, protocol, Closed::Unknown, now) {
+            End::Held(until) => End::Held(until.later(RECONCILE_STEPS + 2)),
+            end => end,
+        }
+    }
+
     /// Holds a port that is taken and has no tag, if nobody else is between his two steps there. `None`: somebody is.
-    fn finish(&self, index: u32, offset: u32, worker: u16, now: Time) -> Option<bool> {
+    fn finish(
+        &self,
+        index: u32,
+        offset: u32,
+        dead: OwnerNumber,
+        now: Time,
+        is_alive: &mut impl FnMut(u64) -> bool,
+    ) -> Option<bool> {
         if index >= self.map.pages.capacity || offset >= self.config.granule_ports {
             return Some(false);
         }
         let page = self.page(index);
         let tag = page.tag(offset);
-        if offset >= page.ports() || tag.class() != Class::NotTaken || !page.is_taken(offset) {
+        if tag.class() != Class::NotTaken || !page.is_taken(offset) {
             // It had not begun, or was done.
             return Some(false);
         }
-        // Whoever takes the port says so first, and stops saying so when the tag is set: if nobody does, and the tag is
-        // still the same when it is exchanged, the port is the dead one's.
-        let somebody = (0..self.config.workers).filter(|&other| other != worker).any(|other| {
-            let words = self.worker_words(other);
-            [WORKER_INTENT, WORKER_SWEEP]
-                .iter()
-                .any(|&word| Intent::read(words[word].load(SeqCst)) == Some((index, offset)))
-        });
-        if somebody {
+        if self.is_named_by_others(index, offset, dead, is_alive) {
             return None;
         }
-        Some(match self.end_of(page.profile(), page.protocol(), Closed::Unknown, now) {
-            End::Held(until) => {
-                self.kept_until(page, until);
-                let held = page.swap_tag(offset, tag, Tag::held(until));
-                if held && !page.is_taken(offset) {
-                    // Somebody took it, used it and gave it back since we looked: nothing is left to hold.
-                    page.swap_tag(offset, Tag::held(until), Tag::NONE);
-                    return Some(false);
-                }
-                held
-            }
-            // Nothing is held by this quarantine.
-            _ => {
-                let free = page.swap_tag(offset, tag, Tag::live(self.owner(), 0))
-                    && page.swap_tag(offset, Tag::live(self.owner(), 0), Tag::NONE);
-                if free {
-                    self.give_free(page, offset);
-                }
-                free
+        // Ours, so that nobody but us ends it: and then a second look. Whoever takes the port says so first, and stops
+        // saying so when the tag is set. Who took it before this look is either seen here, or has set his tag in place of
+        // ours; and after it nobody can, because it is taken.
+        let ours = Tag::live(self.owner(), 0);
+        if !page.swap_tag(offset, tag, ours) {
+            return Some(false);
+        }
+        let is_taken = page.is_taken(offset);
+        if self.is_named_by_others(index, offset, dead, is_alive) || !is_taken {
+            page.swap_tag(offset, ours, tag);
+            return if is_taken { None } else { Some(false) };
+        }
+        let end = match self.end_recovered(page.profile(), page.protocol(), now) {
+            // The page is one for fewer ports now, and no sweep would come there.
+            _ if offset >= page.ports() => End::Free,
+            End::Held(until) => End::Held(until),
+            _ => End::Free,
+        };
+        Some(self.with_slot(|slot| self.end_in_page(index, page, offset, ours, end, now, slot)))
+    }
+
+    /// Is somebody between his two steps at that port, other than the dead? Of two dead ones either may have taken it.
+    fn is_named_by_others(
+        &self,
+        index: u32,
+        offset: u32,
+        dead: OwnerNumber,
+        is_alive: &mut impl FnMut(u64) -> bool,
+    ) -> bool {
+        (0..self.config.workers).any(|worker| {
+            let words = self.worker_words(worker);
+            let names = [WORKER_INTENT, WORKER_SWEEP]
+                .iter()
+                .any(|&word| Intent::read(words[word].load(SeqCst)) == Some((index, offset)));
+            names && {
+                let owner = (words[WORKER_OWNER].load(SeqCst) as u8).checked_sub(1);
+                owner.filter(|&owner| owner != dead.0 && owner < MAX_OWNERS).is_some_and(|owner| {
+                    let token = self.owner_words(OwnerNumber(owner))[OWNER_TOKEN].load(SeqCst);
+                    token == self.own_token() || token != 0 && is_alive(token)
+                })
             }
         })
     }
@@ -245,5 +289,20 @@ impl<M: Memory> Table<M> {
         let answer = step(Slot::new(words));
         words[WORKER_OWNER].store(0, SeqCst);
         answer
+    }
+}
+
+/// One thread's turn at something that the threads of a process do one at a time.
+struct Turn<'a>(&'a AtomicU64);
+
+impl<'a> Turn<'a> {
+    fn take(taken: &'a AtomicU64) -> Option<Self> {
+        taken.compare_exchange(0, 1, SeqCst, SeqCst).ok().map(|_| Self(taken))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.store(0, SeqCst);
     }
 }

@@ -160,11 +160,11 @@ pub(super) struct Page<'a> {
 
 impl<'a> Page<'a> {
     /// State words of a page for that many ports.
-    pub(super) const fn state_words(ports: u32) -> usize {
+    pub(super) const fn words_for(ports: u32) -> usize {
         ports.div_ceil(PORTS_PER_WORD) as usize
     }
 
-    /// A view of `HEADER + state_words(ports)` words and `ports` tags.
+    /// A view of `HEADER + words_for(ports)` words and `ports` tags.
     #[inline]
     pub(super) fn new(words: &'a [AtomicU64], tags: &'a [AtomicU16]) -> Self {
         let (header, states) = words.split_first_chunk().expect("a page begins with its header");
@@ -175,23 +175,9 @@ impl<'a> Page<'a> {
     /// [`Page::publish`].
     ///
     /// Somebody who was stopped may still claim a port for an owner of long ago, find that the page is not his any
-    /// more, and give the port back. So the state words are never overwritten, only changed bit by bit.
+    /// more, and give the port back. So the state words are left as they are: a page that ended has nothing taken in
+    /// them but what somebody is about to put back.
     pub(super) fn open(self, identity: Identity, shape: Shape) {
-        let before = match self.header[SHAPE].load(SeqCst) & PORTS {
-            0 => self.states.len() as u32 * PORTS_PER_WORD,
-            ports => ports as u32,
-        };
-        // Ports past the end are taken for ever, so that no search looks at a length.
-        for (word, first) in self.states.iter().zip((0..).step_by(PORTS_PER_WORD as usize)) {
-            let past = past_end(first, shape.ports);
-            let no_more = past_end(first, before) & !past;
-            if no_more != 0 {
-                word.fetch_and(!no_more, SeqCst);
-            }
-            if word.load(SeqCst) & past != past {
-                word.fetch_or(past, SeqCst);
-            }
-        }
         for word in [FULL, PEAK, REFUSED] {
             self.header[word].store(0, SeqCst);
         }
@@ -240,7 +226,8 @@ impl<'a> Page<'a> {
         }
     }
 
-    /// Ends a life in which the page was not published; false if it was.
+    /// Ends a life in which the page was not published, or makes another one of a life that has ended; false if the page
+    /// is in another life by now. Whoever succeeds, and no one else, may give the page back once nothing leads to it.
     pub(super) fn abandon(self, life: u64) -> bool {
         self.header[LIFE].compare_exchange(life, next_life(life, FREE), SeqCst, SeqCst).is_ok()
     }
@@ -279,27 +266,32 @@ impl<'a> Page<'a> {
     }
 
     /// Ends the page's life if no port is taken, and none rests or rest may be forgotten. Nobody else is in the way:
-    /// whoever claims a port looks at the life afterwards, and revives a page that is closing.
-    pub(super) fn close(self, life: u64, forget_rest: bool) -> bool {
-        if !Self::is_open(life) {
-            return false;
-        }
-        let closing = next_life(life, CLOSING);
-        if self.header[LIFE].compare_exchange(life, closing, SeqCst, SeqCst).is_err() {
-            return false;
-        }
-        let empty = self.states.iter().zip((0..).step_by(PORTS_PER_WORD as usize)).all(|(word, first)| {
-            let past = past_end(first, self.ports());
+    /// whoever claims a port looks at the life afterwards, and revives a page that is closing. Answers the life that the
+    /// page has then, also if it had ended before.
+    pub(super) fn ended(self, life: u64, forget_rest: bool) -> Option<u64> {
+        let closing = match life & LIFE_STATE {
+            FREE => return Some(life),
+            // By somebody else who is at it, or was killed: whoever is faster ends it.
+            CLOSING => life,
+            OPEN => {
+                let closing = next_life(life, CLOSING);
+                self.header[LIFE].compare_exchange(life, closing, SeqCst, SeqCst).ok()?;
+                closing
+            }
+            _ => return None,
+        };
+        let empty = self.state_words().all(|(_, word, past)| {
             let seen = word.load(SeqCst);
             let (low, high) = halves(seen & !past);
             match (low & high, low | high) {
                 (0, 0) => true,
-                (0, _) if forget_rest => word.compare_exchange(seen, past, SeqCst, SeqCst).is_ok(),
+                (0, _) if forget_rest => word.compare_exchange(seen, seen & past, SeqCst, SeqCst).is_ok(),
                 _ => false,
             }
         });
         let next = next_life(closing, if empty { FREE } else { OPEN });
-        self.header[LIFE].compare_exchange(closing, next, SeqCst, SeqCst).is_ok() && empty
+        let done = self.header[LIFE].compare_exchange(closing, next, SeqCst, SeqCst).is_ok();
+        (done && empty).then_some(next)
     }
 
     /// After a claim in a page whose life is not the one that was expected: is the page still `identity`'s? Then this is
@@ -329,6 +321,19 @@ impl<'a> Page<'a> {
     pub(super) fn ports(self) -> u32 {
         // Other processes may have written anything.
         ((self.header[SHAPE].load(SeqCst) & PORTS) as u32).min(self.tags.len() as u32)
+    }
+
+    /// The state words of the page's ports: the first port of each, the word, and which of its bits are past the last
+    /// port. What is there is no one's: a page for few ports may have been one for many.
+    #[inline]
+    fn state_words(self) -> impl Iterator<Item = (u32, &'a AtomicU64, u64)> {
+        let ports = self.ports();
+        let len = Self::words_for(ports);
+        let past_last = past_end(ports);
+        let words = self.states[..len].iter().enumerate();
+        words.map(move |(at, word)| {
+            (at as u32 * PORTS_PER_WORD, word, if at + 1 == len { past_last } else { 0 })
+        })
     }
 
     #[inline]
@@ -420,10 +425,6 @@ impl<'a> Page<'a> {
         let (word, bit) = self.word(offset);
         word.fetch_and(!(((1 | 1 << 32) << bit) & !taken.before), SeqCst);
         self.not_full();
-        if offset >= self.ports() {
-            // The page has got a shorter life meanwhile.
-            self.take(offset);
-        }
     }
 
     /// Gives back a port that the caller owns: free at once.
@@ -485,10 +486,10 @@ impl<'a> Page<'a> {
         loop {
             let flips = self.header[YOUNG].load(SeqCst);
             let (mut free, mut not_taken) = (0, 0);
-            for pair in self.states.chunks(2) {
+            let mut words = self.state_words().map(|(_, word, past)| word.load(SeqCst) | past);
+            while let Some(first) = words.next() {
                 // Two words in one population count; a missing second one is all taken.
-                let (first, second) =
-                    (pair[0].load(SeqCst), pair.get(1).map_or(u64::MAX, |w| w.load(SeqCst)));
+                let second = words.next().unwrap_or(u64::MAX);
                 let low = first & LOW | second << 32;
                 let high = first >> 32 | second & !LOW;
                 free += (!(low | high)).count_ones();
@@ -498,8 +499,8 @@ impl<'a> Page<'a> {
                 return Candidates { free, flips, ..Candidates::default() };
             }
             let (mut ones, mut twos) = (0, 0);
-            for word in self.states {
-                let (low, high) = halves(word.load(SeqCst));
+            for (_, word, past) in self.state_words() {
+                let (low, high) = halves(word.load(SeqCst) | past);
                 ones += (low & !high).count_ones();
                 twos += (high & !low).count_ones();
             }
@@ -514,8 +515,8 @@ impl<'a> Page<'a> {
     /// Visits the offsets of all ports of a class.
     pub(super) fn each(self, class: Preference, mut visit: impl FnMut(u32)) {
         let young = self.young();
-        for (word, first) in self.states.iter().zip((0..).step_by(PORTS_PER_WORD as usize)) {
-            for bit in ones(class.ports(word.load(SeqCst), young)) {
+        for (first, word, past) in self.state_words() {
+            for bit in ones(class.ports(word.load(SeqCst) | past, young)) {
                 visit(first + bit);
             }
         }
@@ -524,14 +525,14 @@ impl<'a> Page<'a> {
     /// The offset of the `rank`th port of a class, if there still are that many.
     pub(super) fn select(self, class: Preference, mut rank: u32) -> Option<u32> {
         let young = self.young();
-        for (index, word) in self.states.iter().enumerate() {
-            let mut ports = class.ports(word.load(SeqCst), young);
+        for (first, word, past) in self.state_words() {
+            let mut ports = class.ports(word.load(SeqCst) | past, young);
             let count = ports.count_ones();
             if rank < count {
                 for _ in 0..rank {
                     ports &= ports - 1;
                 }
-                return Some(index as u32 * PORTS_PER_WORD + ports.trailing_zeros());
+                return Some(first + ports.trailing_zeros());
             }
             rank -= count;
         }
@@ -597,16 +598,12 @@ impl<'a> Page<'a> {
         let soon = Deadline::after(now + Duration::from_millis(QUANTUM_MS));
         let mut next = soon;
         let mut freed = false;
-        let ports = self.ports();
-        for (index, word) in self.states.iter().enumerate() {
+        for (first, word, past) in self.state_words() {
             let seen = word.load(SeqCst);
-            let (low, high) = halves(seen);
+            let (low, high) = halves(seen & !past);
             let mut rested = 0u64;
             for bit in ones(low | high) {
-                let offset = index as u32 * PORTS_PER_WORD + bit;
-                if offset >= ports {
-                    break;
-                }
+                let offset = first + bit;
                 let tag = self.tag(offset);
                 if self.due() != due {
                     // Another sweep has moved it: a tag from after that is not told from one of long ago.
@@ -666,10 +663,9 @@ impl<'a> Page<'a> {
 
     /// Ports live or held: a population count, so that no acquire pays for a shared counter.
     pub(super) fn occupied(self) -> u32 {
-        let taken: u32 =
-            self.states.iter().map(|w| halves(w.load(SeqCst))).map(|(l, h)| (l & h).count_ones()).sum();
-        let past = self.states.len() as u32 * PORTS_PER_WORD - self.ports();
-        taken.saturating_sub(past).saturating_sub(self.parked())
+        let taken = self.state_words().map(|(_, word, past)| halves(word.load(SeqCst) & !past));
+        let taken: u32 = taken.map(|(low, high)| (low & high).count_ones()).sum();
+        taken.saturating_sub(self.parked())
     }
 
     /// Raises the sampled high-water mark.
@@ -695,14 +691,10 @@ impl<'a> Page<'a> {
     pub(super) fn counts(self, now: Time) -> Counts {
         let base = self.base();
         let mut counts = Counts::default();
-        let ports = self.ports();
-        for (index, word) in self.states.iter().enumerate() {
-            let (low, high) = halves(word.load(SeqCst));
+        for (first, word, past) in self.state_words() {
+            let (low, high) = halves(word.load(SeqCst) & !past);
             for bit in ones(low | high) {
-                let offset = index as u32 * PORTS_PER_WORD + bit;
-                if offset >= ports {
-                    break;
-                }
+                let offset = first + bit;
                 let tag = self.tag(offset);
                 let taken = low & high & 1 << bit != 0;
                 match tag.class() {
@@ -730,9 +722,12 @@ const fn next_life(life: u64, state: u64) -> u64 {
     ((life >> 2).wrapping_add(1)) << 2 | state
 }
 
-/// The bits of a state word, which begins with port `first`, of ports past the end.
-fn past_end(first: u32, ports: u32) -> u64 {
-    let inside = ports.saturating_sub(first).min(PORTS_PER_WORD);
+/// The bits of the last state word of ports past the end.
+const fn past_end(ports: u32) -> u64 {
+    let inside = match ports % PORTS_PER_WORD {
+        0 => PORTS_PER_WORD,
+        some => some,
+    };
     let past = LOW & (LOW << inside);
     past | past << 32
 }

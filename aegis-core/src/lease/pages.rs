@@ -150,8 +150,9 @@ impl<M: Memory> Table<M> {
                         continue;
                     }
                     if others == 0 {
-                        self.forget_first(record, word, first);
-                    } else {
+                        self.forget_first(record, word, first, life);
+                    } else if home.load(SeqCst) == word {
+                        // Once more, after the life: whoever forgets the page gives it another life first.
                         page.reopen(life);
                     }
                 }
@@ -165,7 +166,7 @@ impl<M: Memory> Table<M> {
                             return Ok(PageRef { index, life: Page::remembered(life) });
                         }
                         if Page::is_free(life) {
-                            self.bury_other(record.index, found);
+                            let _ = self.bury_other(record.index, found);
                         }
                         continue;
                     }
@@ -316,20 +317,28 @@ impl<M: Memory> Table<M> {
         ours
     }
 
-    /// Replaces a first page that has ended by nothing.
-    fn forget_first(&self, record: Record, word: u64, first: u32) {
+    /// Replaces a first page that has ended by nothing; `word` is from before that `life` was seen. True if the page has
+    /// been given back by this.
+    fn forget_first(&self, record: Record, word: u64, first: u32, life: u64) -> bool {
         let empty = Home::Empty { incarnation: record.incarnation }.word();
-        if self.home(record.index).compare_exchange(word, empty, SeqCst, SeqCst).is_ok() {
+        // Another life first: whoever goes on with a page that has ended does so only in the life that he saw, and looks
+        // at the home word after it. So he fails here, or the exchange of the word does.
+        let forgotten = self.page(first).abandon(life)
+            && self.home(record.index).compare_exchange(word, empty, SeqCst, SeqCst).is_ok();
+        if forgotten {
             self.map.pages.give(self.words(), first);
         }
+        forgotten
     }
 
-    /// Removes a page that has ended from the index. One of all who try gives it back.
-    fn bury_other(&self, record: u32, found: Found) {
-        if self.map.page_index.remove(self.words(), found) {
+    /// Removes a page that has ended from the index; true if it has been given back by this.
+    fn bury_other(&self, record: u32, found: Found) -> bool {
+        let removed = self.map.page_index.remove(self.words(), found);
+        if removed {
             self.one_other_less(record);
             self.map.pages.give(self.words(), found.item());
         }
+        removed
     }
 
     fn one_other_less(&self, record: u32) {
@@ -341,7 +350,8 @@ impl<M: Memory> Table<M> {
         });
     }
 
-    /// Ends a page that is empty, or has only resting ports if those may be forgotten.
+    /// Ends a page that is empty, or has only resting ports if those may be forgotten; and finishes what somebody began
+    /// who was killed at that. True if it has been given back.
     pub(super) fn end_page(&self, index: u32, forget_rest: bool, now: Time, slot: Slot<'_>) -> bool {
         if index >= self.map.pages.capacity {
             return false;
@@ -349,32 +359,25 @@ impl<M: Memory> Table<M> {
         let page = self.page(index);
         let (life, identity) = (page.life(), page.identity());
         let record = identity.record();
-        if !Page::is_open(life) || record >= self.map.origins.capacity {
+        if record >= self.map.origins.capacity {
             return false;
         }
-        if page.is_due(now) {
+        if Page::is_open(life) && page.is_due(now) {
             page.sweep(now, slot.sweep(index));
         }
         let record = self.record_now(record);
         let word = self.home(record.index).load(SeqCst);
         match Home::of(word, now) {
-            Home::Pages { first, others, .. } if first == index => {
-                if others != 0 || !page.close(life, forget_rest) {
-                    return false;
-                }
-                self.forget_first(record, word, first);
-                true
+            Home::Pages { first, others: 0, .. } if first == index => {
+                page.ended(life, forget_rest).is_some_and(|life| self.forget_first(record, word, first, life))
             }
-            Home::Pages { .. } => {
+            Home::Pages { first, .. } if first != index => {
                 // Before it ends: afterwards the same tuples may have another page, which is found instead.
-                let Some(found) = self.find_other(identity).filter(|found| found.item() == index) else {
-                    return false;
-                };
-                if !page.close(life, forget_rest) {
-                    return false;
-                }
-                self.bury_other(record.index, found);
-                true
+                let found = self.find_other(identity).filter(|found| found.item() == index);
+                found.is_some_and(|found| {
+                    page.ended(life, forget_rest).is_some_and(|life| page.abandon(life))
+                        && self.bury_other(record.index, found)
+                })
             }
             _ => false,
         }
@@ -399,12 +402,14 @@ impl<M: Memory> Table<M> {
             return;
         }
         let page = self.page(index);
+        let (now, identity) = (page.life(), page.identity());
         if page.next_private_life() as u32 == life {
             // He had taken it, and not even opened it.
-            self.map.pages.give(self.words(), index);
+            if page.abandon(now) {
+                self.map.pages.give(self.words(), index);
+            }
             return;
         }
-        let (now, identity) = (page.life(), page.identity());
         if now as u32 != life {
             return;
         }

@@ -33,7 +33,7 @@ pub enum Closed {
     HalfClosed,
     /// Closed in the background, or nobody saw how: counts as half-closed.
     Unknown,
-    /// A UDP flow that is not used any more.
+    /// A UDP flow that is not used any more; of a TCP connection the same as `Unknown`.
     UdpIdle,
     /// Nothing was ever sent from the port: the lease was not needed after all. Free at once.
     Unused,
@@ -152,12 +152,13 @@ impl Spans {
             (_, Closed::Unused) => Duration::ZERO,
             (Protocol::Tcp, Closed::TakenOver) => self.taken_over,
             (Protocol::Udp, Closed::TakenOver) => self.udp_taken_over,
-            (Protocol::Udp, _) | (_, Closed::UdpIdle) => self.udp,
+            (Protocol::Udp, _) => self.udp,
             (_, Closed::Active) => self.active,
             (_, Closed::Passive) => self.passive,
             (_, Closed::Reset) => self.reset,
             (_, Closed::ConnectFailed) => self.connect_failed,
-            (_, Closed::HalfClosed | Closed::Unknown) => self.half_closed,
+            // A TCP connection is never just idle: nobody knows how it ended.
+            (_, Closed::HalfClosed | Closed::Unknown | Closed::UdpIdle) => self.half_closed,
         }
     }
 }

@@ -2,6 +2,11 @@
 //!
 //! In this order, so that nothing is freed that was opened in between: first remember what is held ([`Table::held`]), then
 //! read the kernel's sockets, then reconcile.
+//!
+//! A hold is told from a later one of the same tuple by its deadline. Several processes may reconcile at once, and a tuple
+//! whose hold one of them has ended may be granted, closed and held again before the others are done. So a hold is not
+//! listed while another one that begins now may get the same deadline: for half a second after it began, and for a moment
+//! when as much of it is left as a shorter kind of hold lasts.
 
 use core::net::SocketAddr;
 
@@ -10,14 +15,18 @@ use crate::sync::Ordering::SeqCst;
 use crate::time::Time;
 
 use super::granules::Known;
+use super::half_closed::ALONE_AFTER_MS;
 use super::home::{Home, Single, What};
 use super::quarantine::span_at;
 use super::records::{FIRST_ORIGIN, Record};
 use super::release::{End, Place};
 use super::slot::Slot;
 use super::table::Table;
-use super::tag::{Class, Tag};
+use super::tag::{Class, Deadline, QUANTUM_MS, Tag};
 use super::{Closed, GranuleSlot, Memory, Method, Tuple};
+
+/// A reconcile takes at most so many steps of deadlines: a second.
+pub(super) const RECONCILE_STEPS: u64 = 1_000 / QUANTUM_MS;
 
 /// A tuple that is held, as of the moment when somebody looked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,14 +56,21 @@ pub enum Adoption {
 }
 
 impl<M: Memory> Table<M> {
-    /// The tuples that are held now.
+    /// The tuples that are held now, but for those whose hold has just begun (less than half a second ago) and some others
+    /// that will be listed a second later. Reconcile within a second.
     pub fn held(&self, now: Time) -> Vec<Held> {
         let now = self.clock(now);
         let mut held = Vec::new();
         for record in FIRST_ORIGIN..self.map.origins.used(self.words()) {
             let word = self.home(record).load(SeqCst);
-            if let Home::Single(Single { granule, offset, what: What::Held(_), .. }) = Home::of(word, now) {
-                held.extend(self.held_at(record, GranuleSlot(granule), offset, Place::Home { record, word }));
+            let Home::Single(Single { granule, offset, what: What::Held(until), .. }) = Home::of(word, now)
+            else {
+                continue;
+            };
+            let granule = GranuleSlot(granule);
+            let profile = self.profile_of(record, granule).into();
+            if self.is_listed(until, profile, self.protocol_of(record), now) {
+                held.extend(self.held_at(record, granule, offset, Place::Home { record, word }));
             }
         }
         for index in 0..self.map.pages.used(self.words()) {
@@ -63,16 +79,38 @@ impl<M: Memory> Table<M> {
             if page.due() == u64::MAX {
                 continue;
             }
-            let identity = page.identity();
+            let (identity, base) = (page.identity(), page.base());
+            let (profile, protocol) = (page.profile(), page.protocol());
             let (record, granule) = (identity.record(), GranuleSlot(identity.granule()));
             for offset in 0..page.ports().min(self.config.granule_ports) {
                 let tag = page.tag(offset);
-                if tag.class() == Class::Held && record < self.map.origins.capacity {
+                let is_listed = tag.class() == Class::Held
+                    && page.is_taken(offset)
+                    && record < self.map.origins.capacity
+                    && self.is_listed(tag.deadline(base), profile, protocol, now);
+                if is_listed {
                     held.extend(self.held_at(record, granule, offset, Place::Page { index, offset, tag }));
                 }
             }
         }
         held
+    }
+
+    /// Not if it is over, nor if a hold that begins now, or soon, or by a clock that is a step behind, may have that deadline
+    /// too.
+    fn is_listed(&self, until: Deadline, profile: usize, protocol: Protocol, now: Time) -> bool {
+        !until.passed(now)
+            && !self
+                .hold_spans(profile, protocol)
+                .any(|span| until.is_near(Self::deadline_after(now, span), 1, RECONCILE_STEPS))
+    }
+
+    /// How long tuples are held (milliseconds): for every way to close after which they are, and after a peer's close that
+    /// came at once.
+    pub(super) fn hold_spans(&self, profile: usize, protocol: Protocol) -> impl Iterator<Item = u64> {
+        let spans = Closed::ALL.into_iter().map(move |closed| self.spans(profile, span_at(protocol, closed)));
+        let holds = spans.map(|span| span & 0xffff_ffff).filter(|&hold| hold != 0);
+        holds.chain([ALONE_AFTER_MS])
     }
 
     fn held_at(&self, record: u32, granule: GranuleSlot, offset: u32, place: Place) -> Option<Held> {

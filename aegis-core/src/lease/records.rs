@@ -240,11 +240,11 @@ impl<M: Memory> Table<M> {
         // First the incarnation without a port, which is nobody's key; the port last: whoever sees the new incarnation
         // and a port that fits sees the address that belongs to them.
         words[ORIGIN_PORT].store(u64::from(incarnation) << 32, SeqCst);
+        words[ORIGIN_HOME].store(Home::Empty { incarnation }.word(), SeqCst);
         words[0].store(high, SeqCst);
         words[1].store(low, SeqCst);
         words[ORIGIN_PORT].store(u64::from(incarnation) << 32 | port, SeqCst);
         words[ORIGIN_SCARCE].store(0, SeqCst);
-        words[ORIGIN_HOME].store(Home::Empty { incarnation }.word(), SeqCst);
         Record { index, incarnation }
     }
 
@@ -313,7 +313,9 @@ impl<M: Memory> Table<M> {
         let vacant = match Home::of(word, now) {
             Home::Empty { .. } => true,
             Home::Single(Single { what, .. }) => what.is_over(now) || matches!(what, What::Resting(_)),
-            Home::Closed | Home::Pages { .. } => false,
+            // By somebody else who is about to remove it from the index, or was killed before.
+            Home::Closed => return true,
+            Home::Pages { .. } => false,
         };
         vacant && home.compare_exchange(word, Home::CLOSED, SeqCst, SeqCst).is_ok()
     }
@@ -331,9 +333,15 @@ impl<M: Memory> Table<M> {
         if !(FIRST_ORIGIN..self.map.origins.used(self.words())).contains(&index) {
             return;
         }
-        if self.record_now(index).incarnation.wrapping_add(1) == incarnation {
-            // He had taken it, and not even begun to write it.
-            self.map.origins.give(self.words(), index);
+        let port = &self.record_words(index)[ORIGIN_PORT];
+        let before = port.load(SeqCst);
+        if ((before >> 32) as u32).wrapping_add(1) == incarnation {
+            // He had taken it, and not even begun to write it. As written by nobody: whoever is killed here leaves nothing
+            // that would be given back twice.
+            let nobodys = u64::from(incarnation) << 32;
+            if port.compare_exchange(before, nobodys, SeqCst, SeqCst).is_ok() {
+                self.map.origins.give(self.words(), index);
+            }
             return;
         }
         let key = self.key_of(index);

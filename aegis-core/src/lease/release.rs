@@ -120,7 +120,7 @@ impl<M: Memory> Table<M> {
 
     /// The record and granule that a live lease is of, and its source.
     #[inline]
-    fn whose(&self, lease: &Lease) -> Result<(u32, GranuleSlot, SocketAddr), ReleaseError> {
+    pub(super) fn whose(&self, lease: &Lease) -> Result<(u32, GranuleSlot, SocketAddr), ReleaseError> {
         let (record, granule) = match self.locate(lease)? {
             At::Page(index) => {
                 let identity = self.page(index).identity();
@@ -321,41 +321,6 @@ impl<M: Memory> Table<M> {
             (0, 1..) => End::Resting(Self::deadline_after(now, rest)),
             (0, 0) => End::Free,
         }
-    }
-
-    /// The origin's side of a half-closed connection has closed too: with TCP timestamps its hold ends, without them it
-    /// becomes that of TIME_WAIT. False if the tuple is not held.
-    pub fn peer_closed(&self, tuple: &Tuple, now: Time) -> bool {
-        let now = self.clock(now);
-        let Some((record, granule, offset)) = self.find_tuple(tuple) else { return false };
-        let protocol = tuple.origin.protocol();
-        let profile = self.profile_of(record.index, granule).into();
-        let place = match Home::of(self.home(record.index).load(SeqCst), now) {
-            Home::Single(single) if single.granule == granule.0 && single.offset == offset => {
-                let What::Held(_) = single.what else { return false };
-                Place::Home { record: record.index, word: Home::Single(single).word() }
-            }
-            _ => {
-                let Some(page) = self.find_page(record, granule) else { return false };
-                let tag = self.page(page.index).tag(offset);
-                if tag.class() != Class::Held {
-                    return false;
-                }
-                Place::Page { index: page.index, offset, tag }
-            }
-        };
-        let end = self.end_of(profile, protocol, Closed::Active, now);
-        self.with_slot(|slot| self.end_hold(place, end, now, slot))
-    }
-
-    /// The record and granule of a tuple whose origin has state.
-    pub(super) fn find_tuple(&self, tuple: &Tuple) -> Option<(Record, GranuleSlot, u32)> {
-        let (granule, offset) = self.granule_of(tuple.source)?;
-        let record = match self.is_wildcard(granule) {
-            true => Record::any_origin(tuple.origin.protocol()),
-            false => self.find_origin(&tuple.origin)?,
-        };
-        Some((record, granule, offset))
     }
 
     fn park_everywhere(

@@ -28,7 +28,7 @@ use super::{Heap, Memory, Seed, grant};
 const END_OF_TIME: u64 = 1 << 54;
 
 /// A table's first word: what it is, and the version of its layout.
-const MARK: u64 = u64::from_le_bytes(*b"aegisLT2");
+const MARK: u64 = u64::from_le_bytes(*b"aegisLT3");
 
 /// The structure that holds tuples; shared by all workers of a machine.
 #[derive(Debug)]
@@ -39,6 +39,8 @@ pub struct Table<M: Memory = Heap> {
     id: u32,
     owner: OwnerNumber,
     shared: bool,
+    /// 1 while a thread of this process takes over what a dead one held.
+    pub(super) recovering: AtomicU64,
 }
 
 impl Table {
@@ -94,7 +96,15 @@ impl<M: Memory> Table<M> {
         words[ORIGIN_COUNTERS].store(FIRST_ORIGIN.into(), SeqCst);
         words[CHECKSUM].store(checksum(words), SeqCst);
         let id = words[TABLE_ID].load(SeqCst) as u32 & grant::MAX_TABLE;
-        let mut table = Self { memory, map, config, id, owner: OwnerNumber(0), shared: true };
+        let mut table = Self {
+            memory,
+            map,
+            config,
+            id,
+            owner: OwnerNumber(0),
+            shared: true,
+            recovering: AtomicU64::new(0),
+        };
         table.init_records();
         table.owner = table.join(owner)?;
         table.words()[MAGIC].store(MARK, SeqCst);
@@ -136,7 +146,15 @@ impl<M: Memory> Table<M> {
         let map = Map::new(&config);
         check_size(&memory, map.size).map_err(|error| refused(error.message().to_owned()))?;
         let id = memory.words()[TABLE_ID].load(SeqCst) as u32 & grant::MAX_TABLE;
-        let mut table = Self { memory, map, config, id, owner: OwnerNumber(0), shared: true };
+        let mut table = Self {
+            memory,
+            map,
+            config,
+            id,
+            owner: OwnerNumber(0),
+            shared: true,
+            recovering: AtomicU64::new(0),
+        };
         table.owner = table.join(owner)?;
         Ok(table)
     }

@@ -106,6 +106,16 @@ impl Deadline {
         (self.0 % WINDOW) as u16
     }
 
+    /// So many steps later.
+    pub(super) const fn later(self, steps: u64) -> Self {
+        Self(self.0 + steps)
+    }
+
+    /// Is it at most `before` steps before `other`, and at most `after` steps after it?
+    pub(super) const fn is_near(self, other: Self, before: u64, after: u64) -> bool {
+        self.0 + before >= other.0 && self.0 <= other.0 + after
+    }
+
     /// The low `bits` bits.
     pub(super) const fn low(self, bits: u32) -> u64 {
         self.0 & ((1 << bits) - 1)

@@ -72,7 +72,7 @@ struct Ground {
 
 impl Ground {
     fn new(ports: u16) -> Arc<Self> {
-        let words = HEADER + Page::state_words(u32::from(ports));
+        let words = HEADER + Page::words_for(u32::from(ports));
         let ground = Self {
             words: (0..words).map(|_| AtomicU64::new(0)).collect(),
             tags: (0..ports).map(|_| AtomicU16::new(0)).collect(),
