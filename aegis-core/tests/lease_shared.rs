@@ -376,6 +376,20 @@ fn a_hold_ends_early_once_and_only_if_it_is_still_the_same() {
 }
 
 #[test]
+fn a_hold_that_has_moved_from_the_home_word_to_a_page_meanwhile_ends_early_too() {
+    let (a, _) = create(1);
+    let pool = pool(&a, 2);
+    let mut worker = worker(&a, 1);
+    let first = worker.acquire_to(&pool, &nth(1), NOW).unwrap();
+    worker.release(first, Closed::HalfClosed, NOW).unwrap();
+    let held = a.held(LATER);
+    let _second = worker.acquire_to(&pool, &nth(1), LATER).unwrap();
+    assert_eq!(a.explain(&pool, &nth(1), LATER).held, 1);
+    assert_eq!(a.reconcile(&held, LATER, |_| false), 1);
+    assert_eq!(a.explain(&pool, &nth(1), LATER).held, 0);
+}
+
+#[test]
 fn a_connection_that_was_handed_over_is_a_lease_again_also_where_its_share_is_leaving() {
     let (a, _) = create(1);
     let range = PortRange::new(5_000, 5_007).unwrap();

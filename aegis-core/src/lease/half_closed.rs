@@ -2,15 +2,13 @@
 
 use core::cell::Cell;
 
-use crate::sync::Ordering::SeqCst;
 use crate::time::Time;
 
-use super::home::{Home, Single, What};
 use super::quarantine::span_at;
 use super::records::Record;
-use super::release::{End, Place};
+use super::release::End;
 use super::table::Table;
-use super::tag::{Deadline, QUANTUM_MS, Tag};
+use super::tag::{Deadline, QUANTUM_MS};
 use super::{Closed, GranuleSlot, Lease, Memory, Rejected};
 
 /// A tuple that is held because the origin has not closed yet; for [`Table::peer_closed`]. Dropped, it leaves the hold as
@@ -73,24 +71,7 @@ impl<M: Memory> Table<M> {
         let now = self.clock(now);
         let HalfClosed { table, record, granule, offset, begun, until } = half_closed;
         let Some(until) = until.filter(|_| table == self.id()) else { return false };
-        let word = self.home(record.index).load(SeqCst);
-        if !self.is_current(record) {
-            return false;
-        }
-        let held = Single {
-            granule: granule.0,
-            offset,
-            incarnation: record.incarnation as u8,
-            what: What::Held(until),
-        };
-        let place = match Home::of(word, now) {
-            Home::Single(single) if single == held => Place::Home { record: record.index, word },
-            Home::Pages { .. } => match self.find_page(record, granule) {
-                Some(page) => Place::Page { index: page.index, offset, tag: Tag::held(until) },
-                None => return false,
-            },
-            _ => return false,
-        };
+        let Some(place) = self.held_place(record, granule, offset, until, now) else { return false };
         let (profile, protocol) =
             (self.profile_of(record.index, granule).into(), self.protocol_of(record.index));
         let whole = self.spans(profile, span_at(protocol, Closed::HalfClosed)) & 0xffff_ffff;

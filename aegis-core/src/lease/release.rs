@@ -303,10 +303,46 @@ impl<M: Memory> Table<M> {
             Place::Page { index, offset, tag } => {
                 self.end_in_page(index, self.page(index), offset, tag, end, now, slot)
             }
-            Place::Home { record, word } => match Home::of(word, now) {
-                Home::Single(single) => self.change_single(record, self.home(record), word, single, end),
-                _ => false,
-            },
+            Place::Home { record, word } => {
+                let Home::Single(single) = Home::of(word, now) else { return false };
+                self.change_single(record, self.home(record), word, single, end) || {
+                    let moved = self.moved_to(record, single, now);
+                    moved.is_some_and(|place| self.end_hold(place, end, now, slot))
+                }
+            }
+        }
+    }
+
+    /// Where a held tuple is now that was in a home word.
+    fn moved_to(&self, record: u32, single: Single, now: Time) -> Option<Place> {
+        let What::Held(until) = single.what else { return None };
+        let record = self.record_now(record);
+        let place = self.held_place(record, GranuleSlot(single.granule), single.offset, until, now)?;
+        (record.incarnation as u8 == single.incarnation && matches!(place, Place::Page { .. }))
+            .then_some(place)
+    }
+
+    /// Where a tuple is that may be held until that moment.
+    pub(super) fn held_place(
+        &self,
+        record: Record,
+        granule: GranuleSlot,
+        offset: u32,
+        until: Deadline,
+        now: Time,
+    ) -> Option<Place> {
+        let word = self.home(record.index).load(SeqCst);
+        let incarnation = record.incarnation as u8;
+        let held = Single { granule: granule.0, offset, incarnation, what: What::Held(until) };
+        match Home::of(word, now) {
+            Home::Single(single) if single == held && self.is_current(record) => {
+                Some(Place::Home { record: record.index, word })
+            }
+            Home::Pages { .. } => {
+                let page = self.find_page(record, granule)?;
+                Some(Place::Page { index: page.index, offset, tag: Tag::held(until) })
+            }
+            _ => None,
         }
     }
 
