@@ -16,7 +16,7 @@ skip = printf '!! SKIPPED %s: %s\n' "$(1)" "$(2)"
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test bench fuzz check fmt clippy doc unit replay bench-smoke fuzz-smoke loom miri deny
+.PHONY: help demo test bench fuzz check fmt clippy doc unit replay bench-smoke fuzz-smoke loom shuttle miri deny
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ help: ## list the commands
 demo: ## a small fleet leases ports and connects, on this machine; FLEET=file takes another fleet
 	$(CARGO) run $(LOCKED) --release -p aegis-net --example demo -- $(if $(FLEET),--fleet '$(FLEET)')
 
-test: check unit replay bench-smoke fuzz-smoke loom miri deny ## everything below but `bench` and `demo`
+test: check unit replay bench-smoke fuzz-smoke loom shuttle miri deny ## everything below but `bench` and `demo`
 	$(call heading,all tests passed)
 
 check: fmt clippy doc ## formatting, lints, documentation
@@ -83,6 +83,12 @@ loom:
 	  RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/loom \
 	    $(CARGO) test $(LOCKED) -p aegis-core --release --lib loom; \
 	else $(call skip,loom,there are no loom tests); fi
+
+# Some interleavings of whole threads, drawn at random; AEGIS_SHUTTLE_RUNS=1000000 for a long run.
+shuttle:
+	$(call heading,shuttle)
+	RUSTFLAGS='--cfg shuttle' CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/shuttle \
+	  $(CARGO) test $(LOCKED) -p aegis-core --release --lib shuttle
 
 # The pure part with atomics and indices, and the file with the pointers into shared memory. The large model tests take
 # hours under Miri.

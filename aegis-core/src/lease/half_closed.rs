@@ -70,7 +70,10 @@ impl<M: Memory> Table<M> {
     pub fn peer_closed(&self, half_closed: HalfClosed, now: Time) -> bool {
         let now = self.clock(now);
         let HalfClosed { table, record, granule, offset, begun, until } = half_closed;
-        let Some(until) = until.filter(|_| table == self.id()) else { return false };
+        // One that is over has ended by itself; long afterwards another hold may look like it.
+        let Some(until) = until.filter(|until| table == self.id() && !until.passed(now)) else {
+            return false;
+        };
         let Some(place) = self.held_place(record, granule, offset, until, now) else { return false };
         let (profile, protocol) =
             (self.profile_of(record.index, granule).into(), self.protocol_of(record.index));

@@ -83,7 +83,7 @@ const fn fingerprint(hash: u64) -> u64 {
 
 impl Index {
     /// Slots of a window: two cache lines.
-    pub(super) const WINDOW: usize = if cfg!(loom) { 4 } else { 16 };
+    pub(super) const WINDOW: usize = if cfg!(any(loom, shuttle)) { 4 } else { 16 };
 
     /// Windows for so many items at half of the slots: at that fill about one key in a billion finds all its windows full.
     pub(super) fn windows_for(items: u32) -> u64 {

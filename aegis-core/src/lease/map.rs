@@ -94,7 +94,7 @@ pub(super) const QUOTA_LIMIT: usize = 0;
 pub(super) const QUOTA_PARENT: usize = 1;
 
 /// Records of granules beyond those that are configured.
-const SPARE_GRANULES: u32 = if cfg!(loom) { 0 } else { 256 };
+const SPARE_GRANULES: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 256 };
 
 /// Places of all parts, from the configuration alone.
 #[derive(Clone, Copy, Debug)]

@@ -39,12 +39,12 @@ impl Heap {
     }
 }
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, all(shuttle, test))))]
 fn zeroed<T: bytemuck::Zeroable>(len: usize) -> Option<Box<[T]>> {
     bytemuck::allocation::try_zeroed_slice_box(len).ok()
 }
 
-#[cfg(loom)]
+#[cfg(any(loom, all(shuttle, test)))]
 fn zeroed<T: Default>(len: usize) -> Option<Box<[T]>> {
     Some((0..len).map(|_| T::default()).collect())
 }

@@ -30,6 +30,8 @@ mod quota;
 mod reconcile;
 mod records;
 mod release;
+#[cfg(all(shuttle, test))]
+mod shuttle_tests;
 mod slot;
 mod table;
 mod tag;

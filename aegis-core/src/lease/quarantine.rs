@@ -207,7 +207,7 @@ impl Quarantine {
 }
 
 /// Quarantines that a table can know.
-pub(super) const MAX_PROFILES: usize = if cfg!(loom) { 2 } else { 64 };
+pub(super) const MAX_PROFILES: usize = if cfg!(any(loom, shuttle)) { 2 } else { 64 };
 
 /// Words of a quarantine: a hold and a rest for every protocol and way to close.
 pub(super) const PROFILE_WORDS: usize = Protocol::ALL.len() * Closed::ALL.len();

@@ -82,7 +82,7 @@ pub(super) struct OwnerNumber(pub(super) u8);
 
 /// The number of different [`OwnerNumber`]s.
 /// Few where a model checker makes every atomic anew for every order of steps.
-pub(super) const MAX_OWNERS: u8 = if cfg!(loom) { 3 } else { 127 };
+pub(super) const MAX_OWNERS: u8 = if cfg!(any(loom, shuttle)) { 3 } else { 127 };
 
 /// A moment in whole quanta, rounded up.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
