@@ -323,16 +323,21 @@ impl<'a> Page<'a> {
         ((self.header[SHAPE].load(SeqCst) & PORTS) as u32).min(self.tags.len() as u32)
     }
 
-    /// The state words of the page's ports: the first port of each, the word, and which of its bits are past the last
-    /// port. What is there is no one's: a page for few ports may have been one for many.
+    /// The state words of the page's ports, and the bits of the last one that are past the last port. What is there is no
+    /// one's: a page for few ports may have been one for many.
+    #[inline]
+    fn own_words(self) -> (&'a [AtomicU64], u64) {
+        let ports = self.ports();
+        (&self.states[..Self::words_for(ports)], past_end(ports))
+    }
+
+    /// The same one by one: the first port of each, the word, and its bits past the last port.
     #[inline]
     fn state_words(self) -> impl Iterator<Item = (u32, &'a AtomicU64, u64)> {
-        let ports = self.ports();
-        let len = Self::words_for(ports);
-        let past_last = past_end(ports);
-        let words = self.states[..len].iter().enumerate();
-        words.map(move |(at, word)| {
-            (at as u32 * PORTS_PER_WORD, word, if at + 1 == len { past_last } else { 0 })
+        let (words, past_last) = self.own_words();
+        words.iter().enumerate().map(move |(at, word)| {
+            let past = if at + 1 == words.len() { past_last } else { 0 };
+            (at as u32 * PORTS_PER_WORD, word, past)
         })
     }
 
@@ -483,18 +488,25 @@ impl<'a> Page<'a> {
     /// Ports by class; the resting ones only if none is free, since nobody asks for them otherwise. A port that
     /// changes meanwhile may be counted in any class, but one that can be granted all the time is never missed.
     pub(super) fn candidates(self) -> Candidates {
+        let (words, past) = self.own_words();
+        let Some((last, whole)) = words.split_last() else { return Candidates::default() };
         loop {
             let flips = self.header[YOUNG].load(SeqCst);
             let (mut free, mut not_taken) = (0, 0);
-            let mut words = self.state_words().map(|(_, word, past)| word.load(SeqCst) | past);
-            while let Some(first) = words.next() {
-                // Two words in one population count; a missing second one is all taken.
-                let second = words.next().unwrap_or(u64::MAX);
+            // Two words in one population count.
+            let mut add = |first: u64, second: u64| {
                 let low = first & LOW | second << 32;
                 let high = first >> 32 | second & !LOW;
                 free += (!(low | high)).count_ones();
                 not_taken += (!(low & high)).count_ones();
+            };
+            let mut pairs = whole.chunks_exact(2);
+            for pair in &mut pairs {
+                add(pair[0].load(SeqCst), pair[1].load(SeqCst));
             }
+            // A missing one is all taken.
+            let odd = pairs.remainder().first().map_or(u64::MAX, |word| word.load(SeqCst));
+            add(odd, last.load(SeqCst) | past);
             if free != 0 || not_taken == 0 {
                 return Candidates { free, flips, ..Candidates::default() };
             }

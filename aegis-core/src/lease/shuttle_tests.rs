@@ -3,7 +3,11 @@
 //! Where loom tries every order of a few steps, this tries some orders of thousands: origins and pages are used again,
 //! holds end early, granules leave and come back, all at once.
 
-#![expect(clippy::disallowed_types, reason = "a test knows more than the core does")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a test knows more than the core does"
+)]
 
 use core::net::SocketAddr;
 use core::time::Duration;
