@@ -24,6 +24,8 @@ pub struct OriginHandle {
     /// The page of each source, as far as known.
     pub(super) pages: Box<[PageRef]>,
     pub(super) stash: Stash,
+    /// The last acquire was refused: most likely the next one is too, and then needs no draw.
+    pub(super) was_refused: bool,
 }
 
 /// The older generation of resting ports, as it was when somebody looked: a worker draws from here what it would
@@ -46,7 +48,7 @@ impl OriginHandle {
         let sources = sources.list().len();
         let remembered = if sources <= REMEMBERED_PAGES { sources } else { 0 };
         let pages = vec![PageRef::default(); remembered].into();
-        Self { pool, origin, record, pages, stash: Stash::default() }
+        Self { pool, origin, record, pages, stash: Stash::default(), was_refused: false }
     }
 
     /// The origin.

@@ -266,13 +266,17 @@ impl<M: Memory> Worker<M> {
 
 #[inline]
 fn acquire<M: Memory>(table: &Table<M>, hand: &mut Hand, handle: &mut OriginHandle, now: Time) -> Acquired {
-    let OriginHandle { pool, origin, record, pages, stash } = handle;
+    let OriginHandle { pool, origin, record, pages, stash, was_refused } = handle;
     let sources = sources(table, pool, Use::Chosen, origin.ip().is_ipv6())?;
     let now = table.clock(now);
     let mut target = Target::new(table, pool, sources, Some(origin), *record, now);
     target.pages = pages;
     target.stash = Some(stash);
-    let acquired = hand.acquire(&mut target);
+    let acquired = match *was_refused && target.is_full() {
+        true => Err(target.refuse()),
+        false => hand.acquire(&mut target),
+    };
+    *was_refused = acquired.is_err();
     *record = target.record;
     acquired
 }
