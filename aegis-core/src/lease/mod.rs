@@ -30,7 +30,8 @@ mod quota;
 mod reconcile;
 mod records;
 mod release;
-#[cfg(all(shuttle, test))]
+#[cfg(shuttle)]
+#[cfg(test)]
 mod shuttle_tests;
 mod slot;
 mod table;
