@@ -1,4 +1,4 @@
-//! Which source may this connection take?
+//! Which source may this connection take? `README.md` beside this file: how the table is built.
 //!
 //! A [`Table`] holds the tuples of one machine; each thread or process attaches a [`Worker`] to it and acquires
 //! [`Lease`]s from a [`Pool`] towards an origin. A lease is one atomic operation on a bitmap word; the choice is
