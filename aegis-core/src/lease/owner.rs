@@ -235,8 +235,9 @@ impl<M: Memory> Table<M> {
             return if is_taken { None } else { Some(false) };
         }
         let end = match self.end_recovered(page.profile(), page.protocol(), now) {
-            // The page is one for fewer ports now, and no sweep would come there.
-            _ if offset >= page.ports() => End::Free,
+            // The page had ended, and it was about to put the port back; with the port taken one that is in use stays so. Or
+            // the page is one for fewer ports now, and no sweep would come there.
+            _ if page.settle(page.identity()).is_none() || offset >= page.ports() => End::Free,
             End::Held(until) => End::Held(until),
             _ => End::Free,
         };
@@ -304,5 +305,48 @@ impl<'a> Turn<'a> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.0.store(0, SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::pool::PoolKey;
+    use super::super::{Config, Heap, Lease, Worker};
+    use super::*;
+    use crate::net::{Origin, PortRange};
+
+    const NOW: Time = Time::from_millis(1_000);
+
+    /// Everything of a small share that can be leased towards one origin.
+    fn lease_all(table: &Arc<Table<Heap>>, n: u16) -> Vec<Lease> {
+        let range = PortRange::new(5_000, 5_003).unwrap();
+        let granule = table.add_granule("192.0.2.1".parse().unwrap(), range).unwrap();
+        let pool = table.pool(PoolKey(1), [granule]).unwrap();
+        let mut worker = Worker::attach(Arc::clone(table), [1; 32]).unwrap();
+        let origin = Origin::new(Protocol::Tcp, ([203, 0, 113, 7], n).into()).unwrap();
+        core::iter::from_fn(|| worker.acquire_to(&pool, &origin, NOW).ok()).collect()
+    }
+
+    #[test]
+    fn a_port_that_was_claimed_in_a_page_that_had_ended_is_there_for_the_next_origin() {
+        let config =
+            Config { granule_ports: 4, granules: 1, origins: 8, pages: 1, workers: 4, ..Config::default() };
+        let memory = Heap::zeroed(Table::<Heap>::size(&config).unwrap()).unwrap();
+        let table = Arc::new(Table::create(config, memory, [7; 32], 11).unwrap());
+        let dead = table.join(22).unwrap();
+        for lease in lease_all(&table, 1) {
+            table.release(lease, Closed::Unused, NOW).unwrap();
+        }
+        assert!(table.end_page(0, true, NOW, Slot::NONE));
+        // By the page of long ago: it claims a port, finds that the page has ended, and dies before it gives the port back.
+        let words = table.worker_words(3);
+        words[WORKER_OWNER].store(u64::from(dead.0) + 1, SeqCst);
+        Intent::new(&words[WORKER_INTENT], 0).names(2);
+        assert!(table.page(0).take(2).is_some());
+        let recovered = table.recover(22, NOW, |_| false).unwrap();
+        assert_eq!((recovered.leases, recovered.half_done, recovered.unclear), (0, 1, 0));
+        assert_eq!(lease_all(&table, 2).len(), 4);
     }
 }

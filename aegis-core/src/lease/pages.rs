@@ -212,14 +212,17 @@ impl<M: Memory> Table<M> {
                 self.drop_page(index, life, slot);
                 return Err(NoPage::Corrupt);
             }
-            // The tag first: it says of a port that it was taken here, and not by somebody who knew the page earlier.
-            page.set_tag(single.offset, single.what.tag());
+            // Named, so that a port that was taken here is told from one of somebody who knew the page earlier.
+            let intent = slot.intent(index);
+            intent.names(single.offset);
             if page.take(single.offset).is_none() {
                 // That one is about to put it back.
-                page.set_tag(single.offset, super::tag::Tag::NONE);
+                intent.is_done();
                 self.drop_page(index, life, slot);
                 return Ok(());
             }
+            page.set_tag(single.offset, single.what.tag());
+            intent.is_done();
             match single.what {
                 What::Live(_) => {}
                 What::Parked(until) => {
@@ -240,13 +243,6 @@ impl<M: Memory> Table<M> {
             page.publish_life(life);
             slot.has_page(None);
         } else {
-            if let Some(single) = single {
-                if matches!(single.what, What::Parked(_)) {
-                    page.unpark();
-                }
-                page.set_tag(single.offset, super::tag::Tag::NONE);
-                page.give_free(single.offset);
-            }
             self.drop_page(index, life, slot);
         }
         Ok(())
@@ -311,6 +307,8 @@ impl<M: Memory> Table<M> {
     fn drop_page(&self, index: u32, life: u64, slot: Slot<'_>) -> bool {
         let ours = self.page(index).abandon(life);
         if ours {
+            // What was copied there is still where it came from.
+            self.page(index).clear();
             self.map.pages.give(self.words(), index);
         }
         slot.has_page(None);
@@ -422,7 +420,6 @@ impl<M: Memory> Table<M> {
                 Home::Pages { first, .. } if first == index)
                 || self.find_other(identity).is_some_and(|found| found.item() == index));
         if !published && page.abandon(now) {
-            // What it had copied there is still where it came from.
             page.clear();
             self.map.pages.give(self.words(), index);
         }

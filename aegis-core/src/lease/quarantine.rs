@@ -307,10 +307,15 @@ impl<M: Memory> Table<M> {
     pub fn set_quarantine(&self, origin: &Origin, quarantine: Option<&Quarantine>, now: Time) -> Result<()> {
         let now = self.clock(now);
         let profile = quarantine.map(|quarantine| self.profile(quarantine)).transpose()?;
-        let record = self.with_slot(|slot| self.origin_or_new(origin, now, slot));
-        let record =
-            record.map_err(|error| Error::new(error.kind(), format!("quarantine of {origin}: {error}")))?;
-        self.set_own_profile(record.index, profile);
+        let record = loop {
+            let record = self.with_slot(|slot| self.origin_or_new(origin, now, slot));
+            let record = record
+                .map_err(|error| Error::new(error.kind(), format!("quarantine of {origin}: {error}")))?;
+            // Whoever needs room may be taking it away at this moment.
+            if self.set_own_profile(record, profile) {
+                break record;
+            }
+        };
         for page in (0..self.map.pages.used(self.words())).map(|index| self.page(index)) {
             let identity = page.identity();
             if identity.record() == record.index {

@@ -100,10 +100,14 @@ impl<M: Memory> Table<M> {
         ((self.record_words(record)[ORIGIN_PORT].load(SeqCst) >> PROFILE_SHIFT) as u8 & 0x7f).checked_sub(1)
     }
 
-    pub(super) fn set_own_profile(&self, record: u32, profile: Option<u8>) {
+    /// False if the record has become another origin's, or is about to.
+    pub(super) fn set_own_profile(&self, record: Record, profile: Option<u8>) -> bool {
         let bits = u64::from(profile.map_or(0, |profile| profile + 1)) << PROFILE_SHIFT;
-        let word = &self.record_words(record)[ORIGIN_PORT];
-        let _ = word.fetch_update(SeqCst, SeqCst, |w| Some(w & !(0x7f << PROFILE_SHIFT) | bits));
+        let word = &self.record_words(record.index)[ORIGIN_PORT];
+        let is_its = |w: u64| (w >> 32) as u32 == record.incarnation;
+        let set =
+            word.fetch_update(SeqCst, SeqCst, |w| is_its(w).then_some(w & !(0x7f << PROFILE_SHIFT) | bits));
+        set.is_ok() && self.home(record.index).load(SeqCst) != Home::CLOSED
     }
 
     fn hash(&self, key: [u64; 3]) -> u64 {
