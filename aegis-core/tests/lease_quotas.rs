@@ -137,6 +137,22 @@ fn a_range_of_the_kernel_is_refused_at_the_limit_and_says_why() {
 }
 
 #[test]
+fn a_range_of_the_kernel_is_refused_before_the_connect_where_a_quota_is_used_up() {
+    let (table, _) = world(0, false);
+    let slots = table.add_granules(Method::KernelRange, [(egress(3), range(4_000, 4_007))]).unwrap();
+    let quota = table.set_quota(0, 1, None).unwrap();
+    let pool = table.pool(PoolKey(2), slots).unwrap().under(quota);
+    let mut worker = worker(&table);
+    let leased = worker.acquire_range(&pool, &nth(1), NOW).unwrap();
+    assert_eq!(table.quota_used(quota), 0, "it counts when it is completed");
+    let lease = worker.complete(&pool, &leased, 4_003, NOW).unwrap();
+    assert_eq!(worker.acquire_range(&pool, &nth(1), NOW), Err(AcquireError::QuotaReached));
+    assert_eq!(table.quota_used(quota), 1);
+    worker.release(lease, Closed::Unused, NOW).unwrap();
+    let _again = worker.acquire_range(&pool, &nth(1), NOW).unwrap();
+}
+
+#[test]
 fn a_zone_and_its_account_are_refused_each_by_its_own_name() {
     let (table, pool) = world(0, false);
     let account = table.set_quota(0, 5, None).unwrap();

@@ -26,7 +26,8 @@ pub struct Config {
     /// Most quotas.
     pub quotas: u16,
     /// Most tuples that are live or held at a time towards one origin from one egress IP; 0: as many as there are
-    /// ports.
+    /// ports. Where a port is used by one lease towards all origins (2-tuple-unique, unconnected UDP) it is the most
+    /// towards all of them.
     pub per_origin: u32,
     /// How long released tuples are held, and rest, on granules where we choose the port.
     pub quarantine: Quarantine,

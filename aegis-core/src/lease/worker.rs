@@ -193,6 +193,11 @@ impl<M: Memory> Worker<M> {
     pub fn acquire_range(&mut self, pool: &Pool, origin: &Origin, now: Time) -> Acquired<RangeLease> {
         let table = &*self.table;
         let sources = sources(table, pool, Use::KernelRange, origin.ip().is_ipv6())?;
+        if let Some(quota) = pool.quota() {
+            // Only a look: it counts when it is completed.
+            table.count_quota(quota)?;
+            table.uncount(quota.0 + 1, table.owner());
+        }
         let now = table.clock(now);
         let record = table.origin_or_new(origin, now, self.slot())?;
         let mut target = Target::new(table, pool, sources, Some(origin), record, now);
