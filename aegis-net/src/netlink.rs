@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_recv_buffer_size};
 use rustix::net::{self, AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 // include/uapi/linux/netlink.h
@@ -24,6 +24,14 @@ pub(crate) const NLM_F_DUMP: u16 = 0x300;
 
 /// The kernel fills at most 32 KiB at a time, however large the buffer is.
 const BUFFER: usize = 32 * 1024;
+
+/// Questions in one datagram. With more of them nearly all time goes into the answers; so few fit into a send buffer of
+/// any size (`net.core.wmem_default`).
+const MOST_QUESTIONS: usize = 32;
+
+/// What an answer may take of the receive buffer. The kernel counts what it has allocated, which for the answer about a
+/// socket is 1,280 bytes (Linux 6.18), and drops what does not fit.
+const ANSWER: usize = 2 * 1024;
 
 /// The kernel answers before the question's `send` returns, so this is never waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -96,7 +104,7 @@ impl Channel {
         })
     }
 
-    /// Sends a question and gives the payloads of all answers to `take`, in order.
+    /// Asks a question and gives the payloads of all answers to `take`, in order.
     pub(crate) fn ask(
         &mut self,
         kind: u16,
@@ -104,45 +112,96 @@ impl Channel {
         body: &[u8],
         mut take: impl FnMut(&[u8]) -> Result<(), Malformed>,
     ) -> Result<(), Fault> {
+        self.ask_each(kind, flags, &[body], |_, answer| Ok(take(answer.map_err(Fault::Refused)?)?))
+    }
+
+    /// Asks questions and gives to `take` the place of a question and the payload of an answer to it, or why the kernel
+    /// refuses, in the order of the questions. A refusal of one is an answer as good as any: the next are asked, too.
+    pub(crate) fn ask_each(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        bodies: &[impl AsRef<[u8]>],
+        mut take: impl FnMut(usize, Result<&[u8], Errno>) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         // Put back only at the end: neither an error nor a panic of `take` leaves half an answer behind.
         let socket = match self.socket.take() {
             Some(socket) => socket,
             None => open(self.protocol).map_err(Fault::Socket)?,
         };
-        self.sequence = self.sequence.wrapping_add(1);
-        self.question.clear();
-        write_header(&mut self.question, kind, NLM_F_REQUEST | flags, self.sequence, body.len());
-        self.question.extend_from_slice(body);
-        retry_on_intr(|| net::send(&socket, &self.question, SendFlags::empty())).map_err(Fault::Socket)?;
-
+        let at_once = questions_at_once(&socket).map_err(Fault::Socket)?;
         let mut interrupted = false;
-        loop {
-            let len = receive(&socket, &mut self.buffer)?;
+        for (batch, bodies) in bodies.chunks(at_once).enumerate() {
+            let first = self.send(&socket, kind, flags, bodies)?;
+            interrupted |= self.answers(&socket, first, |at, answer| take(batch * at_once + at, answer))?;
+        }
+        self.socket = Some(socket);
+        if interrupted { Err(Fault::Interrupted) } else { Ok(()) }
+    }
+
+    /// Sends questions as one datagram. The number of the first; that of the last is `sequence`.
+    fn send(
+        &mut self,
+        socket: &OwnedFd,
+        kind: u16,
+        flags: u16,
+        bodies: &[impl AsRef<[u8]>],
+    ) -> Result<u32, Fault> {
+        let first = self.sequence.wrapping_add(1);
+        self.question.clear();
+        for body in bodies.iter().map(AsRef::as_ref) {
+            self.sequence = self.sequence.wrapping_add(1);
+            write_header(&mut self.question, kind, NLM_F_REQUEST | flags, self.sequence, body.len());
+            self.question.extend_from_slice(body);
+            self.question.resize(self.question.len().next_multiple_of(4), 0);
+        }
+        retry_on_intr(|| net::send(socket, &self.question, SendFlags::empty())).map_err(Fault::Socket)?;
+        Ok(first)
+    }
+
+    /// Reads all answers to the questions from `first` to the last; the kernel answers one after the other. True if
+    /// what is listed changed meanwhile.
+    fn answers(
+        &mut self,
+        socket: &OwnedFd,
+        first: u32,
+        mut take: impl FnMut(usize, Result<&[u8], Errno>) -> Result<(), Fault>,
+    ) -> Result<bool, Fault> {
+        let mut interrupted = false;
+        let (mut asked, end) = (first, self.sequence.wrapping_add(1));
+        while asked != end {
+            let len = receive(socket, &mut self.buffer)?;
             for frame in Frames(&self.buffer[..len]) {
                 let frame = frame?;
-                if frame.sequence != self.sequence {
+                if frame.sequence != asked {
                     continue;
                 }
+                let at = asked.wrapping_sub(first) as usize;
                 interrupted |= frame.flags & NLM_F_DUMP_INTR != 0;
                 let last = match frame.kind {
                     NLMSG_NOOP => false,
                     NLMSG_OVERRUN => return Err(Fault::Interrupted),
                     NLMSG_ERROR | NLMSG_DONE => {
-                        refusal(frame.payload, frame.kind == NLMSG_DONE)?;
+                        if let Some(errno) = refusal(frame.payload, frame.kind == NLMSG_DONE)? {
+                            take(at, Err(errno))?;
+                        }
                         true
                     }
                     _ => {
-                        take(frame.payload)?;
+                        take(at, Ok(frame.payload))?;
                         frame.flags & NLM_F_MULTI == 0
                     }
                 };
-                if last {
-                    self.socket = Some(socket);
-                    return if interrupted { Err(Fault::Interrupted) } else { Ok(()) };
-                }
+                asked = asked.wrapping_add(u32::from(last));
             }
         }
+        Ok(interrupted)
     }
+}
+
+/// So many that the receive buffer has room for all answers.
+fn questions_at_once(socket: &OwnedFd) -> rustix::io::Result<usize> {
+    Ok((socket_recv_buffer_size(socket)? / ANSWER).clamp(1, MOST_QUESTIONS))
 }
 
 fn open(protocol: Option<Protocol>) -> rustix::io::Result<OwnedFd> {
@@ -172,17 +231,17 @@ fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Result<usize, Fault> {
     }
 }
 
-/// The error number in the last frame. An error must carry it; a `DONE` of old kernels may not.
-fn refusal(payload: &[u8], optional: bool) -> Result<(), Fault> {
+/// The error number in the last frame, if it is one. An error must carry it; a `DONE` of old kernels may not.
+fn refusal(payload: &[u8], optional: bool) -> Result<Option<Errno>, Malformed> {
     match payload.first_chunk() {
         Some(&code) => match i32::from_ne_bytes(code) {
-            code @ -4095..=-1 => Err(Fault::Refused(Errno::from_raw_os_error(-code))),
+            code @ -4095..=-1 => Ok(Some(Errno::from_raw_os_error(-code))),
             // Lengths, not errors, are positive.
-            0.. => Ok(()),
-            _ => Err(Malformed("an error number from -4095 to 0").into()),
+            0.. => Ok(None),
+            _ => Err(Malformed("an error number from -4095 to 0")),
         },
-        None if optional => Ok(()),
-        None => Err(Malformed("an error number of 4 bytes").into()),
+        None if optional => Ok(None),
+        None => Err(Malformed("an error number of 4 bytes")),
     }
 }
 
@@ -271,6 +330,10 @@ impl<'a> Iterator for Attributes<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
+    use rustix::net::sockopt::set_socket_recv_buffer_size;
+
     use super::*;
 
     fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
@@ -306,6 +369,54 @@ mod tests {
         }
     }
 
+    /// Asks sock_diag for sockets of these families, of which it knows IPv4; there is none towards port 0. Returns what
+    /// the kernel says, by the places of the questions.
+    fn ask_for(channel: &mut Channel, families: &[u8]) -> Vec<(usize, Errno)> {
+        let body = |family: &u8| {
+            let mut body = [0; 56];
+            body[..2].copy_from_slice(&[*family, 6]);
+            body
+        };
+        let bodies: Vec<_> = families.iter().map(body).collect();
+        let mut answers = Vec::new();
+        let take = |at, answer: Result<&[u8], Errno>| {
+            answers.push((at, answer.expect_err("no socket has port 0")));
+            Ok(())
+        };
+        channel.ask_each(20, 0, &bodies, take).unwrap();
+        answers
+    }
+
+    fn open_sock_diag() -> Channel {
+        Channel::open(Some(net::netlink::SOCK_DIAG)).unwrap()
+    }
+
+    #[test]
+    fn a_refusal_of_one_question_leaves_the_others_and_the_socket() {
+        let mut channel = open_sock_diag();
+        let socket = channel.socket.as_ref().map(AsRawFd::as_raw_fd);
+        let mut families = [2; 3 * MOST_QUESTIONS];
+        families[MOST_QUESTIONS + 1] = 255;
+        for start in [1, u32::MAX - 5] {
+            channel.sequence = start;
+            let answers = ask_for(&mut channel, &families);
+            let expected =
+                |(at, family): (usize, &u8)| (at, if *family == 255 { Errno::INVAL } else { Errno::NOENT });
+            assert_eq!(answers, families.iter().enumerate().map(expected).collect::<Vec<_>>());
+            assert_eq!(channel.socket.as_ref().map(AsRawFd::as_raw_fd), socket, "it is not opened again");
+        }
+        assert_eq!(ask_for(&mut channel, &[]), []);
+    }
+
+    #[test]
+    fn a_small_receive_buffer_gets_fewer_questions_at_once_and_loses_no_answer() {
+        let mut channel = open_sock_diag();
+        // The kernel makes the least of it that it allows.
+        set_socket_recv_buffer_size(channel.socket.as_ref().unwrap(), 1).unwrap();
+        assert_eq!(questions_at_once(channel.socket.as_ref().unwrap()), Ok(1));
+        assert_eq!(ask_for(&mut channel, &[2; 3 * MOST_QUESTIONS]).len(), 3 * MOST_QUESTIONS);
+    }
+
     #[test]
     fn attributes_are_read_back_and_a_cut_one_is_a_fault() {
         let mut bytes = Vec::new();
@@ -320,11 +431,10 @@ mod tests {
 
     #[test]
     fn an_error_frame_says_what_the_kernel_said_and_must_say_something() {
-        let refused = refusal(&(-2_i32).to_ne_bytes(), false);
-        assert!(matches!(refused, Err(Fault::Refused(Errno::NOENT))));
+        assert_eq!(refusal(&(-2_i32).to_ne_bytes(), false), Ok(Some(Errno::NOENT)));
         assert!(refusal(&i32::MIN.to_ne_bytes(), true).is_err());
-        assert!(refusal(&[0; 4], false).is_ok());
-        assert!(refusal(&[0; 3], true).is_ok(), "DONE of an old kernel");
+        assert_eq!(refusal(&[0; 4], false), Ok(None));
+        assert_eq!(refusal(&[0; 3], true), Ok(None), "DONE of an old kernel");
         assert!(refusal(&[0; 3], false).is_err());
     }
 }

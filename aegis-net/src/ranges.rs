@@ -41,14 +41,21 @@ impl Ports {
 
     /// At most `count` ranges that cover these, by filling the smallest gaps.
     pub(crate) fn widened(&self, count: usize) -> Self {
-        let mut ranges = self.0.clone();
-        while ranges.len() > count.max(1) {
-            let gap = |at: &usize| ranges[at + 1].lo() - ranges[*at].hi();
-            let at = (0..ranges.len() - 1).min_by_key(gap).expect("there are two ranges at least");
-            let next = ranges.remove(at + 1);
-            ranges[at] = range(ranges[at].lo(), next.hi());
+        let too_many = self.0.len().saturating_sub(count.max(1));
+        let mut by_gap: Vec<_> = (1..self.0.len()).collect();
+        by_gap.sort_by_key(|at| self.0[*at].lo() - self.0[at - 1].hi());
+        let mut joins_the_last = vec![false; self.0.len()];
+        for at in &by_gap[..too_many] {
+            joins_the_last[*at] = true;
         }
-        Self(ranges)
+        let mut widened: Vec<PortRange> = Vec::new();
+        for (next, joins) in self.0.iter().zip(joins_the_last) {
+            match widened.last_mut() {
+                Some(last) if joins => *last = range(last.lo(), next.hi()),
+                _ => widened.push(*next),
+            }
+        }
+        Self(widened)
     }
 }
 
@@ -133,5 +140,9 @@ mod tests {
     fn widening_fills_the_smallest_gaps_first() {
         assert_eq!(ports("1,3,10,20,23").widened(2).to_string(), "1-10,20-23");
         assert_eq!(ports("1,3").widened(2), ports("1,3"));
+        assert_eq!(ports("").widened(2), ports(""));
+        assert_eq!(ports("1,3,10,20,23").widened(1).to_string(), "1-23");
+        // Of gaps that are as wide the first.
+        assert_eq!(ports("1,11,21,31").widened(3).to_string(), "1-11,21,31");
     }
 }

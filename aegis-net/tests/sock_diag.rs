@@ -230,6 +230,80 @@ fn find_sees_one_connection_and_takes_no_listener_for_it() {
     assert!(error.to_string().contains("[::1]:1"), "{error}");
 }
 
+/// Connections, and tuples that have none, in turn; more than the kernel is asked for at once.
+fn mixture(sources: &[SocketAddr], peer: SocketAddr) -> Vec<(SocketAddr, SocketAddr)> {
+    let nobody = SocketAddr::new(peer.ip(), 1);
+    (0..150).map(|n| (sources[n % sources.len()], if n % 3 == 1 { nobody } else { peer })).collect()
+}
+
+#[test]
+fn many_are_found_in_their_order_and_as_each_by_itself() {
+    let ports = fresh_ports(50);
+    let (_listener, address) = origin();
+    // Every second port has a connection.
+    let sources: Vec<_> = ports.ports().map(|port| SocketAddr::new(egress_ip(), port)).collect();
+    let _streams: Vec<_> = sources.iter().step_by(2).map(|source| dial(*source, address)).collect();
+    let mut tuples = mixture(&sources, address);
+    let mut connected = 50;
+    let v6 = TcpListener::bind("[::1]:0").map(|listener| {
+        let address = listener.local_addr().unwrap();
+        let stream = dial(SocketAddr::new(address.ip(), 0), address);
+        let source = stream.local_addr().unwrap();
+        let both = tuples.iter().zip(mixture(&[source, SocketAddr::new(source.ip(), 1)], address));
+        tuples = both.flat_map(|(v4, v6)| [*v4, v6]).collect();
+        connected += 50;
+        (listener, stream)
+    });
+    if v6.is_err() {
+        eprintln!("SKIPPED half a test: no IPv6");
+    }
+    // From the other end: a connection that nobody has accepted, and the listener, which is none.
+    tuples.extend([(address, sources[0]), (address, sources[1])]);
+    let mapped =
+        |address: SocketAddr| format!("[::ffff:{}]:{}", address.ip(), address.port()).parse().unwrap();
+    tuples.push((mapped(sources[0]), mapped(address)));
+    connected += 2;
+
+    let mut kernel = SockDiag::new().unwrap();
+    for (protocol, connected) in [(Protocol::Tcp, connected), (Protocol::Udp, 0)] {
+        let mut seen = Vec::new();
+        kernel.find_each(protocol, &tuples, |at, socket| seen.push((at, socket))).unwrap();
+        let find = |(at, &(source, peer))| (at, kernel.find(protocol, source, peer).unwrap());
+        assert_eq!(seen, tuples.iter().enumerate().map(find).collect::<Vec<_>>(), "{protocol}");
+        assert_eq!(seen.iter().filter(|(_, socket)| socket.is_some()).count(), connected, "{protocol}");
+    }
+    kernel.find_each(Protocol::Tcp, &[], |_, _| panic!("nothing was asked for")).unwrap();
+}
+
+#[test]
+fn one_impossible_tuple_among_many_is_named_and_nothing_is_asked() {
+    let (_listener, address) = origin();
+    let source = first(fresh_ports(1));
+    let _stream = dial(source, address);
+    let mut tuples = mixture(&[source], address);
+    tuples[70].1 = "[2001:db8::7]:443".parse().unwrap();
+    let mut kernel = SockDiag::new().unwrap();
+    let error = kernel.find_each(Protocol::Tcp, &tuples, |_, _| panic!("it was asked")).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("[2001:db8::7]:443"), "{error}");
+    assert!(kernel.find(Protocol::Tcp, source, address).unwrap().is_some());
+}
+
+#[test]
+fn a_panic_among_many_leaves_no_answer_for_the_next() {
+    let (_listener, address) = origin();
+    let source = first(fresh_ports(1));
+    let _stream = dial(source, address);
+    let tuples = mixture(&[source], address);
+    let mut kernel = SockDiag::new().unwrap();
+    let stop = |at, _| assert!(at < 70, "on purpose");
+    let half = std::panic::AssertUnwindSafe(|| kernel.find_each(Protocol::Tcp, &tuples, stop));
+    assert!(std::panic::catch_unwind(half).is_err());
+    let mut found = Vec::new();
+    kernel.find_each(Protocol::Tcp, &tuples, |at, socket| found.push((at, socket.is_some()))).unwrap();
+    assert_eq!(found, (0..150).map(|n| (n, n % 3 != 1)).collect::<Vec<_>>());
+}
+
 #[test]
 fn a_panic_half_way_leaves_nothing_for_the_next_list() {
     // More than the kernel gives at a time.
@@ -251,6 +325,11 @@ fn thousands_of_tuples_are_all_listed() {
     }
 }
 
+fn nth_source(n: usize) -> SocketAddr {
+    let ip = [127, 66, 0, u8::try_from(n / 2_048).unwrap()];
+    (ip, 2_048 + (n % 2_048) as u16).into()
+}
+
 /// Connections that are open, or in TIME_WAIT, which need no descriptors.
 fn list_thousands(open: bool, count: usize) {
     if open && !descriptors(count as u64 + 500) {
@@ -265,8 +344,7 @@ fn list_thousands(open: bool, count: usize) {
     let address = listener.local_addr().unwrap();
     let ports = PortRange::new(2_048, 4_095).unwrap();
     let connect = |n: usize| {
-        let ip = [127, 66, 0, u8::try_from(n / 2_048).unwrap()];
-        let stream = dial((ip, 2_048 + (n % 2_048) as u16).into(), address);
+        let stream = dial(nth_source(n), address);
         // We close first, then the origin.
         let accepted = (!open).then(|| listener.accept().unwrap());
         let stream = open.then_some(stream);
@@ -301,11 +379,16 @@ fn list_thousands(open: bool, count: usize) {
         }
         eprintln!("{count} {state}, {name}: {best:?}");
     }
-    let (source, start) = ((IpAddr::from([127, 66, 0, 0]), 2_048).into(), Instant::now());
-    for _ in 0..1_000 {
-        kernel.find(Protocol::Tcp, source, address).unwrap().unwrap();
+    let tuples: Vec<_> = (0..count).map(|n| (nth_source(n), address)).collect();
+    let start = Instant::now();
+    for (source, peer) in &tuples[..1_000] {
+        kernel.find(Protocol::Tcp, *source, *peer).unwrap().unwrap();
     }
     eprintln!("{count} {state}, find one: {:?}", start.elapsed() / 1_000);
+    let (mut found, start) = (0, Instant::now());
+    kernel.find_each(Protocol::Tcp, &tuples, |_, socket| found += usize::from(socket.is_some())).unwrap();
+    eprintln!("{count} {state}, find each: {:?}", start.elapsed());
+    assert_eq!(found, count);
 }
 
 /// So many descriptors for this process, if it may have them.

@@ -19,8 +19,8 @@
 //! **A list is no snapshot.** The kernel walks its hash table in steps of 32 KiB. A socket that comes or goes meanwhile
 //! may be in it or not; one that only changes its state may be in it twice; and where a step ends in the middle of a
 //! bucket, a close there can make the next step overlook a neighbour. So that a socket is *in* the list is a fact, and
-//! that it is *not* is a strong hint: before a held tuple is set free, ask for it with [`SockDiag::find`], which looks
-//! it up as an arriving packet would be.
+//! that it is *not* is a strong hint: before a held tuple is set free, ask for it with [`SockDiag::find`], or for many
+//! with [`SockDiag::find_each`]: they look it up as an arriving packet would be.
 
 mod filter;
 mod socket;
@@ -92,7 +92,7 @@ impl SockDiag {
         for protocol in filter.protocols() {
             for family in FAMILIES {
                 self.body.clear();
-                write_request(&mut self.body, family, protocol, filter.states(), &[0; SOCKET_ID]);
+                self.body.extend(request(family, protocol, filter.states(), &[0; SOCKET_ID]));
                 write_attribute(&mut self.body, INET_DIAG_REQ_BYTECODE, filter.program());
                 let take = |payload: &[u8]| take(protocol, payload);
                 let list = self.channel.ask(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, &self.body, take);
@@ -124,56 +124,89 @@ impl SockDiag {
     /// A socket that is bound to a network device is not found.
     ///
     /// # Errors
-    /// As [`SockDiag::for_each`], but never `Interrupted`. `InvalidInput`: one address is IPv4, the other IPv6.
+    /// As [`SockDiag::find_each`].
     pub fn find(
         &mut self,
         protocol: Protocol,
         source: SocketAddr,
         peer: SocketAddr,
     ) -> io::Result<Option<Socket>> {
-        let [source, peer] =
-            [source, peer].map(|address| SocketAddr::new(canonical_ip(address.ip()), address.port()));
-        if source.is_ipv4() != peer.is_ipv4() {
-            let message =
-                format!("no connection has the ends {source} and {peer}; both must be IPv4 or IPv6");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        }
-        let family = FAMILIES[usize::from(source.is_ipv6())];
-        let id = match protocol {
-            Protocol::Tcp => socket_id(source, peer),
-            // The kernel has the ends of UDP the other way round, "for historical reasons".
-            Protocol::Udp => socket_id(peer, source),
-        };
-        self.body.clear();
-        write_request(&mut self.body, family, protocol, u32::MAX, &id);
         let mut found = None;
-        let answer = self.channel.ask(SOCK_DIAG_BY_FAMILY, 0, &self.body, |payload| {
+        self.find_each(protocol, &[(source, peer)], |_, socket| found = socket)?;
+        Ok(found)
+    }
+
+    /// Looks up many tuples of source and peer, each as exactly as [`SockDiag::find`], and faster than one by one.
+    /// `each` gets the place of a tuple and its socket, in the order of the tuples.
+    ///
+    /// # Errors
+    /// - `InvalidInput`: of a tuple, one address is IPv4, the other IPv6. Nothing was looked up.
+    /// - `Interrupted`: the kernel had no memory for an answer; look up again.
+    /// - others of the operating system.
+    ///
+    /// After an error, what `each` saw is true, and the tuples that it did not see were not looked up.
+    pub fn find_each(
+        &mut self,
+        protocol: Protocol,
+        tuples: &[(SocketAddr, SocketAddr)],
+        mut each: impl FnMut(usize, Option<Socket>),
+    ) -> io::Result<()> {
+        let tuples = tuples.iter().copied().map(canonical).collect::<io::Result<Vec<_>>>()?;
+        let questions: Vec<_> = tuples.iter().map(|tuple| exact_request(protocol, *tuple)).collect();
+        let asked = self.channel.ask_each(SOCK_DIAG_BY_FAMILY, 0, &questions, |at, answer| {
+            let found = match answer {
+                Ok(payload) => Some(Socket::read(protocol, payload)?),
+                // The same number says that the module is missing: a list then tells.
+                Err(Errno::NOENT) => None,
+                Err(errno) => return Err(Fault::Refused(errno)),
+            };
             // Without a connected socket the kernel finds a listener.
-            let socket = Socket::read(protocol, payload)?;
-            found = (socket.source == source && socket.peer == Some(peer)).then_some(socket);
+            let (source, peer) = tuples[at];
+            each(at, found.filter(|socket| socket.source == source && socket.peer == Some(peer)));
             Ok(())
         });
-        match answer {
-            Ok(()) => Ok(found),
-            // The same number says that the module is missing: a list then tells.
-            Err(Fault::Refused(Errno::NOENT)) => Ok(None),
-            Err(fault) => Err(describe(fault, protocol)),
-        }
+        asked.map_err(|fault| describe(fault, protocol))
     }
+}
+
+/// IPv4-mapped addresses normalised to IPv4, as sockets have them.
+fn canonical((source, peer): (SocketAddr, SocketAddr)) -> io::Result<(SocketAddr, SocketAddr)> {
+    let [source, peer] =
+        [source, peer].map(|address| SocketAddr::new(canonical_ip(address.ip()), address.port()));
+    if source.is_ipv4() != peer.is_ipv4() {
+        let message = format!("no connection has the ends {source} and {peer}; both must be IPv4 or IPv6");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    Ok((source, peer))
 }
 
 /// `sizeof(struct inet_diag_sockid)`.
 const SOCKET_ID: usize = 48;
 
-/// `struct inet_diag_req_v2`.
-fn write_request(body: &mut Vec<u8>, family: u8, protocol: Protocol, states: u32, id: &[u8; SOCKET_ID]) {
+/// `sizeof(struct inet_diag_req_v2)`.
+const REQUEST: usize = 8 + SOCKET_ID;
+
+/// Asks for the socket of one tuple, by canonical addresses.
+fn exact_request(protocol: Protocol, (source, peer): (SocketAddr, SocketAddr)) -> [u8; REQUEST] {
+    let family = FAMILIES[usize::from(source.is_ipv6())];
+    let id = match protocol {
+        Protocol::Tcp => socket_id(source, peer),
+        // The kernel has the ends of UDP the other way round, "for historical reasons".
+        Protocol::Udp => socket_id(peer, source),
+    };
+    request(family, protocol, u32::MAX, &id)
+}
+
+fn request(family: u8, protocol: Protocol, states: u32, id: &[u8; SOCKET_ID]) -> [u8; REQUEST] {
     let protocol = match protocol {
         Protocol::Tcp => 6,
         Protocol::Udp => 17,
     };
-    body.extend([family, protocol, 0, 0]);
-    body.extend(states.to_ne_bytes());
-    body.extend(id);
+    let mut request = [0; REQUEST];
+    request[..2].copy_from_slice(&[family, protocol]);
+    request[4..8].copy_from_slice(&states.to_ne_bytes());
+    request[8..].copy_from_slice(id);
+    request
 }
 
 /// Ports, addresses, any network device, no cookie.
