@@ -365,7 +365,7 @@ fn list_thousands(open: bool, count: usize) {
     let state = if open { State::Established } else { State::TimeWait };
     for (name, filter) in &filters {
         let expected = if *name == "other ports" { 0 } else { count };
-        let mut best = Duration::MAX;
+        let (mut best, mut most) = (Duration::MAX, 0);
         for _ in 0..5 {
             let (mut seen, start) = (0, Instant::now());
             kernel
@@ -375,8 +375,12 @@ fn list_thousands(open: bool, count: usize) {
                 })
                 .unwrap();
             best = best.min(start.elapsed());
-            assert_eq!(seen, expected, "{name}");
+            assert!(seen <= expected, "{name}: {seen}");
+            most = most.max(seen);
         }
+        // A list goes on where the last part ended, by position; so it overlooks one where sockets of other namespaces, in
+        // the same place of the kernel's table, have gone meanwhile.
+        assert_eq!(most, expected, "{name}: the longest of five lists");
         eprintln!("{count} {state}, {name}: {best:?}");
     }
     let tuples: Vec<_> = (0..count).map(|n| (nth_source(n), address)).collect();
