@@ -143,6 +143,25 @@ fn when_every_page_is_in_use_origins_have_one_connection_each() {
 }
 
 #[test]
+fn an_origin_whose_pages_are_all_empty_makes_room_for_the_next() {
+    let (table, first, mut worker) = world(4, 64, 4, only_rest());
+    let second =
+        table.add_granule("192.0.2.2".parse().unwrap(), PortRange::new(5_000, 5_003).unwrap()).unwrap();
+    let slot =
+        table.add_granule("192.0.2.1".parse().unwrap(), PortRange::new(5_000, 5_003).unwrap()).unwrap();
+    let pool = table.pool(PoolKey(2), [slot, second]).unwrap();
+    drop(first);
+    for closed in [Closed::Unused, Closed::Active] {
+        let all: Vec<_> = (0..4 * 8).map(|n| worker.acquire_to(&pool, &nth(n / 8), NOW).unwrap()).collect();
+        for lease in all {
+            table.release(lease, closed, NOW).unwrap();
+        }
+        let lease = worker.acquire_to(&pool, &nth(100), NOW).unwrap();
+        table.release(lease, Closed::Unused, NOW).unwrap();
+    }
+}
+
+#[test]
 fn a_handle_outlives_the_eviction_of_its_origin() {
     let (table, pool, mut worker) = world(8, 4, 4, only_rest());
     let mut handles: Vec<OriginHandle> = (0..40).map(|n| worker.origin(&pool, nth(n)).unwrap()).collect();

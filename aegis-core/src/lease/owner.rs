@@ -114,8 +114,8 @@ impl<M: Memory> Table<M> {
             // The number is somebody else's only after all that bore it is gone. Our claim goes last: whoever claims the
             // recovery next must not find the token there still.
             let _ = self.owner_words(dead)[OWNER_TOKEN].compare_exchange(token, 0, SeqCst, SeqCst);
-            let _ = recoverer.compare_exchange(mine, 0, SeqCst, SeqCst);
         }
+        let _ = recoverer.compare_exchange(mine, 0, SeqCst, SeqCst);
         Some(found)
     }
 

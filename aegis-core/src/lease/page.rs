@@ -219,7 +219,10 @@ impl<'a> Page<'a> {
             if seen == 0 {
                 continue;
             }
-            if seen != both || self.tag(offset).class() != Class::NotTaken {
+            if seen != both {
+                // Unless somebody takes it at this moment, who will put it back as it was.
+                let _ = word.fetch_update(SeqCst, SeqCst, |w| (w & both == seen).then_some(w & !both));
+            } else if self.tag(offset).class() != Class::NotTaken {
                 self.set_tag(offset, Tag::NONE);
                 word.fetch_and(!both, SeqCst);
             }
@@ -665,7 +668,8 @@ impl<'a> Page<'a> {
     }
 
     pub(super) fn unpark(self) {
-        self.header[SHAPE].fetch_sub(PARKED_ONE, SeqCst);
+        // Never below none: the page may have got another life since the port was counted.
+        let _ = self.header[SHAPE].fetch_update(SeqCst, SeqCst, |w| w.checked_sub(PARKED_ONE));
     }
 
     /// Parked ports.

@@ -166,7 +166,7 @@ impl<M: Memory> Table<M> {
                             return Ok(PageRef { index, life: Page::remembered(life) });
                         }
                         if Page::is_free(life) {
-                            let _ = self.bury_other(record.index, found);
+                            let _ = self.page(index).abandon(life) && self.bury_other(record.index, found);
                         }
                         continue;
                     }

@@ -17,6 +17,7 @@ use crate::time::Time;
 use super::granules::Known;
 use super::half_closed::ALONE_AFTER_MS;
 use super::home::{Home, Single, What};
+use super::page::Page;
 use super::quarantine::span_at;
 use super::records::{FIRST_ORIGIN, Record};
 use super::release::{End, Place};
@@ -40,6 +41,8 @@ pub struct Held {
     /// How the port was chosen: it decides whether the kernel lets a new socket take the tuple from TIME_WAIT.
     pub method: Method,
     place: Place,
+    /// When somebody looked.
+    listed: Time,
 }
 
 /// What became of a tuple that lives in the kernel.
@@ -70,7 +73,7 @@ impl<M: Memory> Table<M> {
             let granule = GranuleSlot(granule);
             let profile = self.profile_of(record, granule).into();
             if self.is_listed(until, profile, self.protocol_of(record), now) {
-                held.extend(self.held_at(record, granule, offset, Place::Home { record, word }));
+                held.extend(self.held_at(record, granule, offset, Place::Home { record, word }, now));
             }
         }
         for index in 0..self.map.pages.used(self.words()) {
@@ -79,6 +82,8 @@ impl<M: Memory> Table<M> {
             if page.due() == u64::MAX {
                 continue;
             }
+            // The life first: if it is still the same afterwards, so is whose the page is.
+            let life = page.life();
             let (identity, base) = (page.identity(), page.base());
             let (profile, protocol) = (page.profile(), page.protocol());
             let (record, granule) = (identity.record(), GranuleSlot(identity.granule()));
@@ -86,10 +91,18 @@ impl<M: Memory> Table<M> {
                 let tag = page.tag(offset);
                 let is_listed = tag.class() == Class::Held
                     && page.is_taken(offset)
+                    && Page::is_open(life)
+                    && page.life() == life
                     && record < self.map.origins.capacity
                     && self.is_listed(tag.deadline(base), profile, protocol, now);
                 if is_listed {
-                    held.extend(self.held_at(record, granule, offset, Place::Page { index, offset, tag }));
+                    held.extend(self.held_at(
+                        record,
+                        granule,
+                        offset,
+                        Place::Page { index, offset, tag },
+                        now,
+                    ));
                 }
             }
         }
@@ -113,7 +126,14 @@ impl<M: Memory> Table<M> {
         holds.chain([ALONE_AFTER_MS])
     }
 
-    fn held_at(&self, record: u32, granule: GranuleSlot, offset: u32, place: Place) -> Option<Held> {
+    fn held_at(
+        &self,
+        record: u32,
+        granule: GranuleSlot,
+        offset: u32,
+        place: Place,
+        listed: Time,
+    ) -> Option<Held> {
         let (ip, range, method) = self.granule(granule)?;
         let port = u16::try_from(u32::from(range.lo()) + offset).ok().filter(|port| *port <= range.hi())?;
         Some(Held {
@@ -122,13 +142,17 @@ impl<M: Memory> Table<M> {
             origin: self.origin_of(record).map(|origin| origin.address()),
             method,
             place,
+            listed,
         })
     }
 
     /// Ends a hold early, because the kernel has nothing of it any more; the tuple rests as if it had been reset. False if
-    /// it is not what it was.
+    /// it is not what it was, or was listed more than a second ago.
     pub fn end_hold_early(&self, held: &Held, now: Time) -> bool {
         let now = self.clock(now);
+        if now.as_millis() > held.listed.as_millis() + RECONCILE_STEPS * QUANTUM_MS {
+            return false;
+        }
         let profile = match held.place {
             Place::Page { index, .. } => self.page(index).profile(),
             Place::Home { record, word } => match Home::of(word, now) {
@@ -190,6 +214,10 @@ impl<M: Memory> Table<M> {
             intent.names(offset);
             let Some(taken) = page.take(offset) else {
                 intent.is_done();
+                if page.tag(offset).class() == Class::NotTaken {
+                    // Claimed at this moment, and perhaps about to be put back.
+                    continue;
+                }
                 return Adoption::Known;
             };
             if page.settle(record.page(granule)).is_some() {

@@ -268,21 +268,27 @@ impl<M: Memory> Table<M> {
         if now.as_millis() < words[ORIGINS_FULL].load(SeqCst) {
             return None;
         }
-        for _ in 0..used {
-            let turn = words[ORIGIN_HAND].fetch_add(1, SeqCst) % u64::from(used);
-            let index = FIRST_ORIGIN + turn as u32;
-            if self.own_profile(index).is_some() {
-                continue;
+        // An origin whose pages are all empty is in the way as well: the last page ends after the others.
+        for round in 0..3 {
+            if round != 0 {
+                self.tidy_pages(now, self.map.pages.used(words), true, slot);
             }
-            // A record that is being inserted has no confirmed slot: it is left alone. The slot is the one from before the
-            // record was closed: if it is gone somebody else has finished that, and the record may be in use again.
-            let hash = self.hash(self.key_of(index));
-            let found = self.map.origin_index.find(words, hash, |record| record == index);
-            let gone = found.is_some_and(|found| {
-                self.vacate(index, now, slot) && self.map.origin_index.remove(words, found)
-            });
-            if gone {
-                return Some(index);
+            for _ in 0..used {
+                let turn = words[ORIGIN_HAND].fetch_add(1, SeqCst) % u64::from(used);
+                let index = FIRST_ORIGIN + turn as u32;
+                if self.own_profile(index).is_some() {
+                    continue;
+                }
+                // A record that is being inserted has no confirmed slot: it is left alone. The slot is the one from before the
+                // record was closed: if it is gone somebody else has finished that, and the record may be in use again.
+                let hash = self.hash(self.key_of(index));
+                let found = self.map.origin_index.find(words, hash, |record| record == index);
+                let gone = found.is_some_and(|found| {
+                    self.vacate(index, now, slot) && self.map.origin_index.remove(words, found)
+                });
+                if gone {
+                    return Some(index);
+                }
             }
         }
         // Many may ask in vain now: they need not all search.

@@ -412,7 +412,11 @@ impl<M: Memory> Table<M> {
     /// A tuple of the page comes free, or stops resting, at `until`.
     #[inline]
     pub(super) fn kept_until(&self, page: Page<'_>, until: Deadline) {
-        if page.kept_until(until) {
+        // Whoever was stopped since he looked at the time must not move the page's base so far back that the deadlines of
+        // others are not understood.
+        let is_earliest = until.time().as_millis() < page.due();
+        let due = if is_earliest { until.max(Deadline::after(self.clock(Time::ZERO))) } else { until };
+        if page.kept_until(due) {
             // Free tuples may come back earlier than the hint says.
             self.not_scarce(page);
         }
@@ -435,4 +439,37 @@ impl<M: Memory> Table<M> {
 pub(super) enum Place {
     Home { record: u32, word: u64 },
     Page { index: u32, offset: u32, tag: Tag },
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::{AcquireError, Config, PoolKey, Quarantine, Spans, Worker};
+    use super::*;
+    use crate::net::{Origin, PortRange};
+
+    /// Somebody is stopped between the look at the time and the note of his deadline, for longer than deadlines are
+    /// understood before the page's base.
+    #[test]
+    fn a_deadline_of_long_ago_ends_no_hold_of_others() {
+        let hold = Spans { half_closed: Quarantine::MAX, ..Spans::ZERO };
+        let quarantine = Quarantine::new(hold, Spans::ZERO).unwrap();
+        let table =
+            Arc::new(Table::new(Config { pages: 2, quarantine, ..Config::default() }, [7; 32]).unwrap());
+        let range = PortRange::new(5_000, 5_001).unwrap();
+        let granule = table.add_granule("192.0.2.1".parse().unwrap(), range).unwrap();
+        let pool = table.pool(PoolKey(1), [granule]).unwrap();
+        let mut worker = Worker::attach(Arc::clone(&table), [1; 32]).unwrap();
+        let origin = Origin::new(Protocol::Tcp, ([203, 0, 113, 7], 443).into()).unwrap();
+        let at = Time::from_millis;
+        let leases = [0; 2].map(|_| worker.acquire_to(&pool, &origin, at(1_000)).unwrap());
+        for lease in leases {
+            worker.release(lease, Closed::HalfClosed, at(1_000_000)).unwrap();
+        }
+        table.kept_until(table.page(0), Deadline::after(at(2_000)));
+        for ms in [1_000_000, 1_001_000, 1_600_000] {
+            assert_eq!(worker.acquire_to(&pool, &origin, at(ms)), Err(AcquireError::Exhausted), "{ms}");
+        }
+    }
 }

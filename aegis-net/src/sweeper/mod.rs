@@ -11,6 +11,7 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use aegis_core::lease::{Heap, Held, Memory, Method, Recovered, Table};
 use aegis_core::net::{PortRange, Protocol};
@@ -125,6 +126,7 @@ impl<M: Memory> Sweeper<M> {
     /// # Errors
     /// As [`SockDiag::list`]; `Interrupted` goes away by itself. What could not be asked for stays held.
     pub fn sweep(&mut self, now: Time) -> io::Result<Swept> {
+        let start = Instant::now();
         // First what is held, then the kernel's sockets: what is opened in between is not among the held.
         let held = self.table.held(now);
         let (held, others): (Vec<_>, Vec<_>) =
@@ -149,7 +151,7 @@ impl<M: Memory> Sweeper<M> {
         });
         // An answer before an error counts.
         for (at, has) in answers {
-            self.end(&named[at], has, now, &mut swept);
+            self.end(&named[at], has, now + start.elapsed(), &mut swept);
         }
         asked?;
         // A source that is used towards every origin has no tuple to ask for. But of these sources the kernel had next
@@ -157,7 +159,7 @@ impl<M: Memory> Sweeper<M> {
         let sockets = self.sockets(&unnamed)?;
         for tuple in unnamed {
             let seen = sockets.get(&(tuple.source, None)).copied();
-            self.end(&tuple, seen, now, &mut swept);
+            self.end(&tuple, seen, now + start.elapsed(), &mut swept);
         }
         Ok(swept)
     }
