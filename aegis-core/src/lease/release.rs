@@ -452,6 +452,7 @@ mod tests {
     /// Somebody is stopped between the look at the time and the note of his deadline, for longer than deadlines are
     /// understood before the page's base.
     #[test]
+    #[cfg_attr(miri, ignore = "it makes no new kind of access, and takes minutes")]
     fn a_deadline_of_long_ago_ends_no_hold_of_others() {
         let hold = Spans { half_closed: Quarantine::MAX, ..Spans::ZERO };
         let quarantine = Quarantine::new(hold, Spans::ZERO).unwrap();
