@@ -331,8 +331,15 @@ mod tests {
 
     #[test]
     fn a_port_that_was_claimed_in_a_page_that_had_ended_is_there_for_the_next_origin() {
-        let config =
-            Config { granule_ports: 4, granules: 1, origins: 8, pages: 1, workers: 4, ..Config::default() };
+        let config = Config {
+            granule_ports: 4,
+            granules: 1,
+            origins: 8,
+            pages: 1,
+            workers: 4,
+            quotas: 0,
+            ..Config::default()
+        };
         let memory = Heap::zeroed(Table::<Heap>::size(&config).unwrap()).unwrap();
         let table = Arc::new(Table::create(config, memory, [7; 32], 11).unwrap());
         let dead = table.join(22).unwrap();

@@ -452,12 +452,20 @@ mod tests {
     /// Somebody is stopped between the look at the time and the note of his deadline, for longer than deadlines are
     /// understood before the page's base.
     #[test]
-    #[cfg_attr(miri, ignore = "it makes no new kind of access, and takes minutes")]
     fn a_deadline_of_long_ago_ends_no_hold_of_others() {
         let hold = Spans { half_closed: Quarantine::MAX, ..Spans::ZERO };
         let quarantine = Quarantine::new(hold, Spans::ZERO).unwrap();
-        let table =
-            Arc::new(Table::new(Config { pages: 2, quarantine, ..Config::default() }, [7; 32]).unwrap());
+        let config = Config {
+            granule_ports: 4,
+            granules: 1,
+            origins: 4,
+            pages: 2,
+            workers: 2,
+            quotas: 0,
+            quarantine,
+            ..Config::default()
+        };
+        let table = Arc::new(Table::new(config, [7; 32]).unwrap());
         let range = PortRange::new(5_000, 5_001).unwrap();
         let granule = table.add_granule("192.0.2.1".parse().unwrap(), range).unwrap();
         let pool = table.pool(PoolKey(1), [granule]).unwrap();
