@@ -406,7 +406,7 @@ impl World {
             let State::Held(until) = state else { continue };
             let may_be_mistaken = self
                 .holds_from_now(key.0.protocol())
-                .any(|(_, deadline)| (deadline.saturating_sub(250)..=deadline + 1_000).contains(until));
+                .any(|(_, deadline)| (deadline.saturating_sub(250)..=deadline + 1_250).contains(until));
             assert_eq!(seen.contains_key(key), !may_be_mistaken, "{key:?} until {until} at {}", self.now);
         }
         self.seen_held =

@@ -145,7 +145,7 @@ fn a_dead_process_is_taken_over_with_exactly_what_it_held() {
     assert_eq!(held.len(), 4);
     assert_eq!(a.reconcile(&held, NOW, |tuple| tuple.origin == Some(nth(1).address())), 3);
     assert_eq!((counts(1), counts(2)), ((0, 1), (0, 0)));
-    assert_eq!(a.explain(&pool_a, &nth(1), NOW + HALF_CLOSED + Duration::from_millis(1_500)).held, 0);
+    assert_eq!(a.explain(&pool_a, &nth(1), NOW + HALF_CLOSED + Duration::from_millis(1_750)).held, 0);
 }
 
 #[test]
@@ -427,8 +427,8 @@ fn a_lease_of_the_dead_is_stale_for_everybody_once_it_was_taken_over() {
     assert_eq!(a.release(lease, Closed::Reset, NOW).unwrap_err().error, ReleaseError::Stale);
     let mut of_a = worker(&a, 1);
     assert_eq!(of_a.acquire_to(&pool_a, &nth(1), NOW), Err(AcquireError::Exhausted));
-    // A second and a half longer than its own process would have held it.
-    let over = NOW + HALF_CLOSED + Duration::from_millis(1_500);
+    // Seven steps of deadlines longer than its own process would have held it.
+    let over = NOW + HALF_CLOSED + Duration::from_millis(1_750);
     let _lease = of_a.acquire_to(&pool_a, &nth(1), over).unwrap();
     std::mem::forget((of_dead, dead));
 }

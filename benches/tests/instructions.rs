@@ -21,8 +21,8 @@ const LIMITS: [(&str, u64); LOOPS.len()] = [
     ("handle, 99 % full", 1_039),
     ("handle, 50 % full, rest off", 825),
     ("ip:port, 50 % full", 803),
-    ("refusal, 2,048 ports", 454),
-    ("refusal, 63,488 ports", 1_620),
+    ("refusal, 2,048 ports", 287),
+    ("refusal, 63,488 ports", 1_453),
     ("owner, independent", 56),
 ];
 

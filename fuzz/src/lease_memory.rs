@@ -10,6 +10,8 @@ use aegis_core::lease::{
 use aegis_core::net::{Origin, PortRange, Protocol};
 use aegis_core::time::Time;
 
+use crate::input::Input;
+
 /// Hostile memory: another process writes anything anywhere between two operations. Whatever it says: no panic, no end of
 /// an operation that does not come, and no source outside the granules as long as the memory still lists those.
 pub fn lease_memory(input: &[u8]) {
@@ -42,32 +44,6 @@ impl Memory for Plain {
     }
 }
 
-struct Input<'a>(&'a [u8]);
-
-impl Input<'_> {
-    fn next(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        let [low, high] = [(); 2].map(|()| usize::from(self.next().unwrap_or(0)));
-        (low | high << 8) % n
-    }
-
-    /// Any number; small and huge ones are likely.
-    fn number(&mut self) -> u64 {
-        let value = self.next().unwrap_or(0);
-        match value % 4 {
-            0 => u64::from(value) >> 2,
-            1 => !(u64::from(value) >> 2),
-            2 => 1 << (value >> 2),
-            _ => (0..8).fold(0, |number, _| number << 8 | u64::from(self.next().unwrap_or(0))),
-        }
-    }
-}
-
 struct World {
     memory: Plain,
     table: Arc<Table<Plain>>,
@@ -93,7 +69,7 @@ impl World {
             pages: 5,
             workers: 3,
             quotas: 2,
-            per_origin: input.below(3) as u32 * 20,
+            per_origin: input.below_many(3) as u32 * 20,
             ..Config::default()
         };
         let memory = Plain::zeroed(Table::<Plain>::size(&config).expect("a small table"));
@@ -129,14 +105,14 @@ impl World {
     }
 
     fn origin(input: &mut Input<'_>) -> Origin {
-        let n = input.below(12);
+        let n = input.below_many(12);
         let protocol = Protocol::ALL[n % 2];
         Origin::new(protocol, SocketAddr::from(([203, 0, 113, 1], 443 + n as u16 / 2)))
             .expect("a unicast address")
     }
 
     fn tuple(input: &mut Input<'_>) -> Tuple {
-        let source = SocketAddr::from(([192, 0, 2, 1], 4_990 + input.below(400) as u16));
+        let source = SocketAddr::from(([192, 0, 2, 1], 4_990 + input.below_many(400) as u16));
         Tuple { source, origin: Self::origin(input) }
     }
 
@@ -172,7 +148,7 @@ impl World {
             }
             7 => {
                 if let Ok(range) = self.worker.acquire_range(&pool, &Self::origin(input), now) {
-                    let port = range.range().lo().saturating_add(input.below(41) as u16);
+                    let port = range.range().lo().saturating_add(input.below_many(41) as u16);
                     if let Ok(lease) = self.worker.complete(&pool, &range, port, now) {
                         self.keep(lease);
                     }
@@ -190,9 +166,9 @@ impl World {
                 }
             }
             10..=12 if !self.leases.is_empty() => {
-                let lease = self.leases.swap_remove(input.below(self.leases.len()));
+                let lease = self.leases.swap_remove(input.below_many(self.leases.len()));
                 let _ = self.table.tuple(&lease);
-                let closed = Closed::ALL[input.below(Closed::ALL.len())];
+                let closed = Closed::ALL[input.below_many(Closed::ALL.len())];
                 let _ = match operation % 24 {
                     10 if closed == Closed::HalfClosed => {
                         self.table.half_close(lease, now).map(|half_closed| {
@@ -222,11 +198,11 @@ impl World {
             }
             17 => self.other(input, now),
             // A change in the header, in a word that was used at the beginning, anywhere, or in a tag.
-            18 => self.change(input, |_, input| input.below(48)),
-            19 => self.change(input, |world, input| world.used[input.below(world.used.len())]),
-            20 | 21 => self.change(input, |world, input| input.below(world.memory.words().len())),
+            18 => self.change(input, |_, input| input.below_many(48)),
+            19 => self.change(input, |world, input| world.used[input.below_many(world.used.len())]),
+            20 | 21 => self.change(input, |world, input| input.below_many(world.memory.words().len())),
             22 => {
-                let tag = &self.memory.tags()[input.below(self.memory.tags().len())];
+                let tag = &self.memory.tags()[input.below_many(self.memory.tags().len())];
                 tag.store(input.number() as u16, SeqCst);
             }
             _ => {
@@ -243,18 +219,19 @@ impl World {
     fn change(&mut self, input: &mut Input<'_>, choose: impl FnOnce(&Self, &mut Input<'_>) -> usize) {
         let at = choose(self, input);
         let word = &self.memory.words()[at];
-        match input.below(3) {
-            0 => drop(word.fetch_xor(1 << input.below(64), SeqCst)),
+        match input.below_many(3) {
+            0 => drop(word.fetch_xor(1 << input.below_many(64), SeqCst)),
             1 => word.store(input.number(), SeqCst),
-            _ => word.store(self.memory.words()[input.below(self.memory.words().len())].load(SeqCst), SeqCst),
+            _ => word
+                .store(self.memory.words()[input.below_many(self.memory.words().len())].load(SeqCst), SeqCst),
         }
     }
 
     /// Another process comes, and perhaps dies.
     fn other(&mut self, input: &mut Input<'_>, now: Time) {
-        let token = 8 + input.below(3) as u64;
+        let token = 8 + input.below_many(3) as u64;
         if let Ok(other) = Table::open(self.memory.clone(), token) {
-            let ip = IpAddr::from([192, 0, 2, 1 + input.below(2) as u8]);
+            let ip = IpAddr::from([192, 0, 2, 1 + input.below_many(2) as u8]);
             let _ = other.add_granule(ip, PortRange::new(5_000, 5_039).expect("forwards"));
             let other = Arc::new(other);
             if let Ok(mut worker) = Worker::attach(Arc::clone(&other), [3; 32]) {
@@ -264,10 +241,10 @@ impl World {
             }
         }
         let _ = self.table.recover(token, now, |token| token % 2 == 0);
-        let _ = self.table.set_quota(1, input.below(50) as u32, None);
+        let _ = self.table.set_quota(1, input.below_many(50) as u32, None);
         let first = self.granules.first().expect("there are four").1;
         if let Ok(slot) = self.table.add_granule(IpAddr::from([192, 0, 2, 1]), first) {
-            let draining = input.below(2) == 0;
+            let draining = input.below_many(2) == 0;
             self.table.set_state(slot, if draining { GranuleState::Draining } else { GranuleState::Owned });
             if !draining {
                 self.table.take_over(slot, now);

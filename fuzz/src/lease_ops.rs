@@ -10,6 +10,8 @@ use aegis_core::lease::{
 use aegis_core::net::{Origin, PortRange, Protocol};
 use aegis_core::time::Time;
 
+use crate::input::Input;
+
 /// A sequence of operations on a small lease table, against a model that knows which tuples must not be granted and
 /// nothing else: no tuple is granted twice, none while it is held or parked, none outside an owned granule; and
 /// nobody is refused while one is left.
@@ -20,25 +22,6 @@ pub fn lease_ops(input: &[u8]) {
         world.step(operation, &mut input);
     }
     world.check_counts();
-}
-
-/// The input as a sequence of small decisions; when it ends every answer is the first.
-struct Input<'a>(&'a [u8]);
-
-impl Input<'_> {
-    fn next(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        usize::from(self.next().unwrap_or(0)) % n
-    }
-
-    fn pick<T: Copy>(&mut self, among: &[T]) -> T {
-        among[self.below(among.len())]
-    }
 }
 
 /// Why a tuple must not be granted.

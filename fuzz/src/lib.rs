@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+mod input;
 mod lease_memory;
 mod lease_ops;
 mod parsers;

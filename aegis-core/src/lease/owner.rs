@@ -238,7 +238,7 @@ impl<M: Memory> Table<M> {
             // The page had ended, and it was about to put the port back; with the port taken one that is in use stays so. Or
             // the page is one for fewer ports now, and no sweep would come there.
             _ if page.settle(page.identity()).is_none() || offset >= page.ports() => End::Free,
-            End::Held(until) => End::Held(until),
+            end @ End::Held(_) => end,
             _ => End::Free,
         };
         Some(self.with_slot(|slot| self.end_in_page(index, page, offset, ours, end, now, slot)))

@@ -452,13 +452,15 @@ impl<'a> Page<'a> {
         self.not_full();
     }
 
-    /// A port has a new deadline; true if it is now the earliest one of the page.
+    /// A port has a new deadline; true if it is now the earliest one of the page. `now` is the time at this moment: whoever
+    /// was stopped since he looked at it must not move the page's base so far back that the deadlines of others are not
+    /// understood.
     #[inline]
-    pub(super) fn kept_until(self, until: Deadline) -> bool {
+    pub(super) fn kept_until(self, until: Deadline, now: impl FnOnce() -> Time) -> bool {
         let due = until.time().as_millis();
         let earliest = due < self.due();
         if earliest {
-            self.header[DUE].fetch_min(due, SeqCst);
+            self.header[DUE].fetch_min(due.max(now().as_millis()), SeqCst);
         }
         self.not_full();
         earliest

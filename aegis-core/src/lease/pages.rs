@@ -227,11 +227,11 @@ impl<M: Memory> Table<M> {
                 What::Live(_) => {}
                 What::Parked(until) => {
                     page.park();
-                    page.kept_until(until);
+                    page.kept_until(until, || now);
                 }
-                What::Held(until) => drop(page.kept_until(until)),
+                What::Held(until) => drop(page.kept_until(until, || now)),
                 What::Resting(until) => {
-                    page.kept_until(until);
+                    page.kept_until(until, || now);
                     page.give_resting(single.offset);
                 }
             }

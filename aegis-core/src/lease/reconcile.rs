@@ -26,8 +26,11 @@ use super::table::Table;
 use super::tag::{Class, Deadline, QUANTUM_MS, Tag};
 use super::{Closed, GranuleSlot, Memory, Method, Tuple};
 
-/// A reconcile takes at most so many steps of deadlines: a second.
-pub(super) const RECONCILE_STEPS: u64 = 1_000 / QUANTUM_MS;
+/// A reconcile must be done within so many milliseconds.
+const RECONCILE_MS: u64 = 1_000;
+
+/// Until then holds get deadlines at most so many steps later than now; one more, because clocks may be a step ahead.
+pub(super) const RECONCILE_STEPS: u64 = RECONCILE_MS / QUANTUM_MS + 1;
 
 /// A tuple that is held, as of the moment when somebody looked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -150,7 +153,7 @@ impl<M: Memory> Table<M> {
     /// it is not what it was, or was listed more than a second ago.
     pub fn end_hold_early(&self, held: &Held, now: Time) -> bool {
         let now = self.clock(now);
-        if now.as_millis() > held.listed.as_millis() + RECONCILE_STEPS * QUANTUM_MS {
+        if now.as_millis() > held.listed.as_millis() + RECONCILE_MS {
             return false;
         }
         let profile = match held.place {

@@ -412,11 +412,7 @@ impl<M: Memory> Table<M> {
     /// A tuple of the page comes free, or stops resting, at `until`.
     #[inline]
     pub(super) fn kept_until(&self, page: Page<'_>, until: Deadline) {
-        // Whoever was stopped since he looked at the time must not move the page's base so far back that the deadlines of
-        // others are not understood.
-        let is_earliest = until.time().as_millis() < page.due();
-        let due = if is_earliest { until.max(Deadline::after(self.clock(Time::ZERO))) } else { until };
-        if page.kept_until(due) {
+        if page.kept_until(until, || self.clock(Time::ZERO)) {
             // Free tuples may come back earlier than the hint says.
             self.not_scarce(page);
         }

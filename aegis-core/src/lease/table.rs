@@ -95,16 +95,7 @@ impl<M: Memory> Table<M> {
         words[PROFILE_COUNT].store(2, SeqCst);
         words[ORIGIN_COUNTERS].store(FIRST_ORIGIN.into(), SeqCst);
         words[CHECKSUM].store(checksum(words), SeqCst);
-        let id = words[TABLE_ID].load(SeqCst) as u32 & grant::MAX_TABLE;
-        let mut table = Self {
-            memory,
-            map,
-            config,
-            id,
-            owner: OwnerNumber(0),
-            shared: true,
-            recovering: AtomicU64::new(0),
-        };
+        let mut table = Self::over(memory, map, config);
         table.init_records();
         table.owner = table.join(owner)?;
         table.words()[MAGIC].store(MARK, SeqCst);
@@ -145,18 +136,15 @@ impl<M: Memory> Table<M> {
             .map_err(|error| refused(format!("the lease table is damaged: {}", error.message())))?;
         let map = Map::new(&config);
         check_size(&memory, map.size).map_err(|error| refused(error.message().to_owned()))?;
-        let id = memory.words()[TABLE_ID].load(SeqCst) as u32 & grant::MAX_TABLE;
-        let mut table = Self {
-            memory,
-            map,
-            config,
-            id,
-            owner: OwnerNumber(0),
-            shared: true,
-            recovering: AtomicU64::new(0),
-        };
+        let mut table = Self::over(memory, map, config);
         table.owner = table.join(owner)?;
         Ok(table)
+    }
+
+    /// A table that has not joined the others yet.
+    fn over(memory: M, map: Map, config: Config) -> Self {
+        let id = memory.words()[TABLE_ID].load(SeqCst) as u32 & grant::MAX_TABLE;
+        Self { memory, map, config, id, owner: OwnerNumber(0), shared: true, recovering: AtomicU64::new(0) }
     }
 
     /// The memory.

@@ -57,7 +57,7 @@ fn loom_a_page_with_a_resting_port_is_never_marked_full() {
     give_while_marking(1, |page| {
         assert!(page.swap_tag(0, LIVE, Tag::resting(until(5_000))));
         page.give_resting(0);
-        page.kept_until(until(5_000));
+        page.kept_until(until(5_000), || at(0));
     });
 }
 
@@ -132,7 +132,7 @@ fn loom_a_mark_made_during_a_sweep_ends_no_later_than_the_first_hold() {
         let ground = Ground::new(1);
         ground.hold(0, until(1_250));
         // A deadline that is gone by now, as after a lease that rested and was granted again.
-        ground.page().kept_until(until(1_000));
+        ground.page().kept_until(until(1_000), || at(0));
         let theirs = Arc::clone(&ground);
         both(move || mark_if_full(theirs.page(), 1, 1_001), || ground.sweep(1_001));
         assert!(!ground.page().is_full(at(1_250)), "the hold is over");

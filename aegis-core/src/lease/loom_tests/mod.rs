@@ -119,7 +119,7 @@ impl Ground {
         if tag == Tag::resting(until) {
             page.give_resting(offset);
         }
-        page.kept_until(until);
+        page.kept_until(until, || at(0));
         true
     }
 }

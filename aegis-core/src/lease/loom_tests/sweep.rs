@@ -66,7 +66,7 @@ fn loom_a_parked_port_is_unparked_once() {
         ground.grant(1, LIVE);
         ground.grant(0, Tag::parked(until(NOW)));
         ground.page().park();
-        ground.page().kept_until(until(NOW));
+        ground.page().kept_until(until(NOW), || at(0));
         let theirs = Arc::clone(&ground);
         let (one, other) = both(move || theirs.sweep(NOW), || ground.sweep(NOW));
         assert!(one ^ other);
@@ -112,7 +112,7 @@ fn loom_a_late_sweep_does_not_forget_what_a_release_relied_on() {
         let ground = Ground::new(2);
         ground.grant(0, LIVE);
         ground.hold(1, until(5_000));
-        ground.page().kept_until(until(NOW));
+        ground.page().kept_until(until(NOW), || at(0));
         let theirs = [0, 1].map(|_| Arc::clone(&ground));
         let [late, early] = theirs.map(|theirs| loom::thread::spawn(move || theirs.sweep(NOW)));
         assert!(ground.end(0, Tag::held(until(6_000)), until(6_000)));
@@ -128,7 +128,7 @@ fn loom_a_resting_port_that_is_put_back_during_a_sweep_keeps_its_deadline() {
     in_one_order(|| {
         let ground = Ground::new(1);
         ground.rest(0, until(5_000));
-        ground.page().kept_until(until(NOW));
+        ground.page().kept_until(until(NOW), || at(0));
         let theirs = Arc::clone(&ground);
         both(
             move || theirs.sweep(NOW),
