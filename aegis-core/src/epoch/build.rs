@@ -5,6 +5,7 @@ use core::net::Ipv4Addr;
 use ipnet::Ipv6Net;
 
 use super::assign::Assignment;
+use super::handovers::Handovers;
 use super::layout::Parts;
 use super::members::Members;
 use super::{Epoch, Layout, Row};
@@ -77,6 +78,7 @@ impl Layout {
             machines,
             rows,
             v6_prefixes: v6_prefixes(inventory)?,
+            handovers: Handovers::default(),
         };
         Self::try_from(parts)
             .map_err(|e| Error::new(ErrorKind::Bug, format!("built a layout that breaks a rule: {e}")))

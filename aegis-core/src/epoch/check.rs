@@ -1,6 +1,9 @@
 //! The invariants of a layout (SPEC 5.7). Shares are disjoint by construction: a granule has room for one owner.
 
-use super::layout::Parts;
+use core::net::Ipv4Addr;
+
+use super::layout::{Parts, Row, Standing};
+use super::{Epoch, MachineIndex};
 use crate::limits::MAX_GRANULES_PER_LAYOUT;
 
 impl Parts {
@@ -8,6 +11,7 @@ impl Parts {
     pub(super) fn check(&self) -> Result<(), String> {
         self.check_members()?;
         self.check_rows()?;
+        self.check_handovers()?;
         self.check_v6_prefixes()
     }
 
@@ -52,8 +56,10 @@ impl Parts {
                 return Err(format!("{address} has {} granules; the cut makes {granules}", row.owners.len()));
             }
             present.clear();
-            for (granule, owner) in row.owners.iter().enumerate() {
+            for (granule, owner) in (0_u16..).zip(&row.owners) {
                 let Some(owner) = owner else { continue };
+                let draining = self.handovers.draining_of(address, granule);
+                let granule = usize::from(granule);
                 if !usable[granule] {
                     return Err(format!("{address}: granule {granule} has an owner, but is not usable"));
                 }
@@ -64,9 +70,16 @@ impl Parts {
                         self.machines.len()
                     ));
                 };
-                if !present.contains(&machine.data_center) {
-                    present.push(machine.data_center);
+                if machine.standing != Standing::Serving && draining.is_none() {
+                    return Err(format!(
+                        "{address}: granule {granule} belongs to machine {}, which grants nothing, and does not drain",
+                        machine.id
+                    ));
                 }
+                // What counts is where slices will be: while one moves, both ends have a part of it.
+                let settled = draining.map_or(Some(*owner), |d| d.to);
+                let site = settled.and_then(|m| self.machines.get(m.get())).map(|m| m.data_center);
+                present.extend(site.filter(|site| !present.contains(site)));
             }
             if present.len() > usize::from(self.data_centers_per_address) {
                 return Err(format!(
@@ -77,6 +90,70 @@ impl Parts {
             }
         }
         Ok(())
+    }
+
+    fn check_handovers(&self) -> Result<(), String> {
+        let moving = &self.handovers;
+        ascending("draining granule", moving.draining.iter().map(|d| Place(d.address, d.granule)))?;
+        ascending("port that stayed behind", moving.holdouts.iter().map(|h| Place(h.address, h.port)))?;
+        ascending("previous owner of granule", moving.previous.iter().map(|p| Place(p.address, p.granule)))?;
+        for drain in &moving.draining {
+            let at = Place(drain.address, drain.granule).to_string();
+            let owner = self.owner_of("draining granule", drain.address, drain.granule, drain.since)?;
+            let Some(owner) = owner else { return Err(format!("granule {at} drains, but is nobody's")) };
+            if drain.to == Some(owner) {
+                return Err(format!("granule {at} drains to its own owner, machine {}", owner.get()));
+            }
+            self.check_machine(drain.to, &at)?;
+        }
+        for holdout in &moving.holdouts {
+            let at = Place(holdout.address, holdout.port).to_string();
+            let Some(granule) = self.cut.granule_of(holdout.port) else {
+                return Err(format!("port {at} stayed behind, but is not usable"));
+            };
+            let owner = self.owner_of("port that stayed behind", holdout.address, granule, holdout.since)?;
+            if owner == Some(holdout.machine) {
+                return Err(format!("port {at} stayed behind at the owner of its granule"));
+            }
+            self.check_machine(Some(holdout.machine), &at)?;
+        }
+        for previous in &moving.previous {
+            let at = Place(previous.address, previous.granule).to_string();
+            let owner =
+                self.owner_of("previous owner", previous.address, previous.granule, previous.since)?;
+            if owner == Some(previous.machine) {
+                return Err(format!("granule {at} has its owner as previous owner, too"));
+            }
+            self.check_machine(Some(previous.machine), &at)?;
+        }
+        Ok(())
+    }
+
+    /// The owner of a granule that something is said about, since an epoch.
+    fn owner_of(
+        &self,
+        what: &str,
+        address: Ipv4Addr,
+        granule: u16,
+        since: Epoch,
+    ) -> Result<Option<MachineIndex>, String> {
+        if since > self.epoch {
+            return Err(format!("{what} {address} {granule}: since epoch {since}, after {}", self.epoch));
+        }
+        let row = self.rows.binary_search_by_key(&address, Row::address).ok();
+        let owner = row.and_then(|at| self.rows[at].owners.get(usize::from(granule)));
+        owner.copied().ok_or_else(|| format!("{what} {address} {granule}: there is no such granule"))
+    }
+
+    fn check_machine(&self, machine: Option<MachineIndex>, at: &str) -> Result<(), String> {
+        match machine {
+            Some(machine) if machine.get() >= self.machines.len() => Err(format!(
+                "{at} names machine position {}, but there are only {}",
+                machine.get(),
+                self.machines.len()
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn check_v6_prefixes(&self) -> Result<(), String> {
@@ -92,6 +169,16 @@ impl Parts {
             }
         }
         Ok(())
+    }
+}
+
+/// A granule or port of an address, for messages.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Place(Ipv4Addr, u16);
+
+impl core::fmt::Display for Place {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{} {}", self.0, self.1)
     }
 }
 

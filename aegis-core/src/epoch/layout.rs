@@ -5,6 +5,7 @@ use ipnet::Ipv6Net;
 use serde::{Deserialize, Serialize};
 
 use super::form::Form;
+use super::handovers::Handovers;
 use super::{DataCenterIndex, Epoch, MachineIndex, Owner};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{DataCenterId, MachineId};
@@ -12,19 +13,19 @@ use crate::net::{PortRange, canonical_ip};
 use crate::slices::{Cut, V6Fields};
 
 /// The byte and JSON form of a layout alone.
-const FORM: Form = Form { magic: *b"AEGL", name: "layout", version: 1 };
+const FORM: Form = Form { magic: *b"AEGL", name: "layout", version: 2 };
 
 /// The total assignment of granules and IPv6 addresses at one epoch.
 ///
 /// Whoever has a `Layout` may rely on it: building and reading both check that shares are disjoint (a granule has one
 /// owner), that reserved granules have none, that an address has slices at no more data centers than allowed, that
 /// every index and number is valid, and that everything is in its one order.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(try_from = "Parts")]
 pub struct Layout(Parts);
 
 /// A layout as it is written, before it is checked.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Parts {
     pub(super) epoch: Epoch,
@@ -34,10 +35,11 @@ pub(crate) struct Parts {
     pub(super) machines: Vec<NumberedMachine>,
     pub(super) rows: Vec<Row>,
     pub(super) v6_prefixes: Vec<Ipv6Net>,
+    pub(super) handovers: Handovers,
 }
 
 /// A data center and its number in IPv6 addresses.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NumberedDataCenter {
     /// Its code.
@@ -47,7 +49,7 @@ pub struct NumberedDataCenter {
 }
 
 /// A machine, where it is, and its number in IPv6 addresses.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NumberedMachine {
     /// Its id.
@@ -56,10 +58,24 @@ pub struct NumberedMachine {
     pub data_center: DataCenterIndex,
     /// Its number, unique in its data center, kept from epoch to epoch while it stays there.
     pub number: NonZeroU16,
+    /// May it grant?
+    pub standing: Standing,
+}
+
+/// What a machine is in a layout for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// It grants from its shares.
+    Serving,
+    /// It grants nothing new; its live connections stay, in IPv4 until their granules are handed over.
+    Drained,
+    /// As drained, and it is taken out of the layout when nothing of it is open any more.
+    Leaving,
 }
 
 /// One IPv4 egress address and the owner of each of its granules.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Row {
     pub(super) address: Ipv4Addr,
@@ -124,6 +140,11 @@ impl Layout {
         &self.0.v6_prefixes
     }
 
+    /// What is moving: granules that drain, ports that stayed behind, owners that went.
+    pub const fn handovers(&self) -> &Handovers {
+        &self.0.handovers
+    }
+
     /// The position of a machine; none if the layout does not know it.
     pub fn machine_index(&self, id: &MachineId) -> Option<MachineIndex> {
         self.0.machines.binary_search_by(|m| m.id.cmp(id)).ok().and_then(MachineIndex::new)
@@ -140,20 +161,59 @@ impl Layout {
         Some(&self.0.rows[position])
     }
 
-    /// Who owns `port` of `ip`, or nobody: written to be obviously right, not fast. Data paths use
+    /// Whose is a packet for `port` of `ip`, or is it nobody's? Written to be obviously right, not fast. Data paths use
     /// `soft_unicast::Table`.
+    ///
+    /// A granule that drains is still its owner's; a port that stayed behind belongs to where it is open.
     pub fn owner(&self, ip: IpAddr, port: u16) -> Option<Owner> {
         let machine = match canonical_ip(ip) {
-            IpAddr::V4(ip) => self.row(ip)?.owners[usize::from(self.0.cut.granule_of(port)?)]?,
+            IpAddr::V4(ip) => {
+                let granule = self.0.cut.granule_of(port)?;
+                let owner = self.row(ip)?.owners[usize::from(granule)];
+                self.0.handovers.holdout_of(ip, port).map(|h| h.machine).or(owner)?
+            }
             IpAddr::V6(_) if port == 0 => return None,
             IpAddr::V6(ip) => self.v6_owner(ip)?,
         };
-        let data_center = self.0.machines[machine.get()].data_center;
-        Some(Owner { machine, data_center, epoch: self.0.epoch })
+        Some(self.owner_at(machine))
     }
 
-    /// The IPv4 shares of a machine: one item per granule, ascending. Empty for a machine that the layout does not
-    /// know.
+    /// The other machine that may know a flow which [`owner`](Self::owner) does not know: a packet is passed on to it at
+    /// most once (second chance). Only what is moving has one.
+    ///
+    /// For a port that stayed behind it is the granule's new owner; else the owner before, or else the one that a draining
+    /// granule goes to, for a router may be behind or ahead of a machine.
+    pub fn second_owner(&self, ip: IpAddr, port: u16) -> Option<Owner> {
+        let IpAddr::V4(ip) = canonical_ip(ip) else { return None };
+        let granule = self.0.cut.granule_of(port)?;
+        let owner = self.row(ip)?.owners[usize::from(granule)];
+        let moving = &self.0.handovers;
+        let second = if moving.holdout_of(ip, port).is_some() {
+            owner
+        } else if let Some(previous) = moving.previous_of(ip, granule) {
+            Some(previous.machine)
+        } else {
+            moving.draining_of(ip, granule).and_then(|d| d.to)
+        };
+        second.map(|machine| self.owner_at(machine))
+    }
+
+    /// May this machine grant from `port` of `ip` as far as the layout is concerned? In IPv4 the granule is its own, does
+    /// not drain, and the port did not stay behind elsewhere; in IPv6 the address is its own.
+    pub fn grants(&self, id: &MachineId, ip: IpAddr, port: u16) -> bool {
+        let Some(index) = self.machine_index(id) else { return false };
+        if self.0.machines[index.get()].standing != Standing::Serving {
+            return false;
+        }
+        let drains = match (canonical_ip(ip), self.0.cut.granule_of(port)) {
+            (IpAddr::V4(ip), Some(granule)) => self.0.handovers.draining_of(ip, granule).is_some(),
+            _ => false,
+        };
+        !drains && self.owner(ip, port).is_some_and(|owner| owner.machine == index)
+    }
+
+    /// The IPv4 shares of a machine: one item per granule, ascending, those that drain included. Empty for a machine that
+    /// the layout does not know.
     pub fn shares_of(&self, id: &MachineId) -> impl Iterator<Item = (Ipv4Addr, PortRange)> {
         let index = self.machine_index(id);
         self.0.rows.iter().filter(move |_| index.is_some()).flat_map(move |row| {
@@ -208,6 +268,15 @@ impl Layout {
     /// [`ErrorKind::Reload`], with line and column where there is one.
     pub fn from_json(text: &str) -> Result<Self> {
         FORM.read_json::<Parts, Self>(text)
+    }
+
+    fn owner_at(&self, machine: MachineIndex) -> Owner {
+        Owner { machine, data_center: self.0.machines[machine.get()].data_center, epoch: self.0.epoch }
+    }
+
+    /// A copy to be changed into the layout of a later epoch.
+    pub(super) fn parts(&self) -> Parts {
+        self.0.clone()
     }
 
     /// The owner of an IPv6 address, read from its bits.

@@ -3,7 +3,7 @@
 use core::num::NonZeroU16;
 use std::collections::BTreeSet;
 
-use super::{DataCenterIndex, Layout, MachineIndex, NumberedDataCenter, NumberedMachine};
+use super::{DataCenterIndex, Layout, MachineIndex, NumberedDataCenter, NumberedMachine, Standing};
 use crate::error::{Error, Result};
 use crate::fleet::{Fleet, Machine, Partition};
 
@@ -40,7 +40,12 @@ impl Members {
             let numbers = number(kept.collect(), || format!("data center {}", ids[site]), "machines")?;
             let data_center = DataCenterIndex::new(site).expect("every data center has a 16-bit number");
             for ((position, machine), number) in local.iter().zip(numbers) {
-                machines[*position] = Some(NumberedMachine { id: machine.id.clone(), data_center, number });
+                machines[*position] = Some(NumberedMachine {
+                    id: machine.id.clone(),
+                    data_center,
+                    number,
+                    standing: Standing::Serving,
+                });
             }
             let index =
                 |position| MachineIndex::new(position).expect("every machine has a 32-bit number pair");

@@ -9,6 +9,7 @@ mod assign;
 mod build;
 mod check;
 pub(crate) mod form;
+mod handovers;
 mod layout;
 mod members;
 mod owner;
@@ -19,6 +20,7 @@ mod tests;
 
 pub use build::LayoutPolicy;
 pub(crate) use check::ascending;
+pub use handovers::{Departure, Draining, Handovers, Holdout, Previous};
 pub(crate) use layout::Parts as LayoutParts;
-pub use layout::{Layout, NumberedDataCenter, NumberedMachine, Row};
+pub use layout::{Layout, NumberedDataCenter, NumberedMachine, Row, Standing};
 pub use owner::{DataCenterIndex, Epoch, MachineIndex, Owner};

@@ -9,7 +9,7 @@ use crate::net::PortRange;
 /// A granule is usable if *every* port of it lies inside the usable range and outside every reserved range; judging
 /// it by its first port would give away ports that are not there. Granules are numbered `port >> shift`, usable or
 /// not. Port 0 is never in a usable granule, and there is at least one usable granule.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(try_from = "Parts", deny_unknown_fields)]
 pub struct Cut {
     granule: GranuleSize,
