@@ -95,6 +95,8 @@ names! {
     DataCenterId = "data center";
     /// A machine; unique in the whole fleet.
     MachineId = "machine";
+    /// A router that steers returning packets.
+    RouterId = "router";
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod apportion;
 mod assign;
 mod build;
 mod check;
+pub mod control;
 pub(crate) mod form;
 mod handovers;
 mod layout;

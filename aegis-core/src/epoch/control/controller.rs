@@ -1,0 +1,296 @@
+use core::net::Ipv4Addr;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::draft::Draft;
+use super::{Record, Reply, Report, RouterReport, Settings, retarget};
+use crate::epoch::{Departure, Epoch, Layout};
+use crate::error::{Error, Result};
+use crate::id::{MachineId, RouterId};
+use crate::time::Time;
+
+/// Decides when ownership changes. There may be several: what they agree on is in the [`Record`].
+///
+/// Whenever the version of [`record`](Self::record) has changed: store it where it is compared and swapped, and only then
+/// send what the call has returned. If another controller was faster, send nothing and [`reload`](Self::reload).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Controller {
+    settings: Settings,
+    record: Record,
+    /// The last renewal of each machine that this controller has seen, and when.
+    renewals: BTreeMap<MachineId, (u64, Time)>,
+    /// What owners have said is open, by drain.
+    busy: BTreeMap<Place, Vec<u16>>,
+    /// When this controller first saw a drain, or an owner that went.
+    first_seen: BTreeMap<Place, Time>,
+    /// Leaving machines of which nothing is open.
+    idle: BTreeMap<MachineId, Epoch>,
+    /// What routers steer by.
+    routers: BTreeMap<RouterId, Epoch>,
+    #[cfg(test)]
+    pub(super) fault: Option<super::Fault>,
+}
+
+/// A granule, since an epoch.
+type Place = (Ipv4Addr, u16, Epoch);
+
+impl Controller {
+    /// A controller that has just started, or has just become the one in charge. As far as it knows every machine has
+    /// a whole tenure before it.
+    pub fn new(settings: Settings, record: Record, now: Time) -> Self {
+        let mut controller = Self {
+            settings,
+            record,
+            renewals: BTreeMap::new(),
+            busy: BTreeMap::new(),
+            first_seen: BTreeMap::new(),
+            idle: BTreeMap::new(),
+            routers: BTreeMap::new(),
+            #[cfg(test)]
+            fault: None,
+        };
+        controller.observe(now);
+        controller
+    }
+
+    /// What has been agreed on.
+    pub const fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Another controller has changed the record: this is what it says now.
+    pub fn reload(&mut self, record: Record, now: Time) {
+        self.record = record;
+        self.observe(now);
+    }
+
+    /// A machine reports: its tenure is renewed, and what it says is open may let handovers complete.
+    ///
+    /// # Errors
+    /// The machine is not in the layout in force; nothing has changed.
+    pub fn report(&mut self, report: &Report, now: Time) -> Result<Reply> {
+        let layout = Arc::clone(&self.record.layout);
+        let Some(index) = layout.machine_index(&report.machine) else {
+            return Err(Error::input(format!(
+                "machine {} reports, but the layout of epoch {} does not have it; add it to the fleet",
+                report.machine,
+                layout.epoch()
+            )));
+        };
+        let renewal = self.record.renewals.entry(report.machine.clone()).or_default();
+        *renewal += 1;
+        self.renewals.insert(report.machine.clone(), (*renewal, now));
+        self.record.version += 1;
+        self.hear(report, &layout, index);
+        self.advance(now)?;
+        let layout = &self.record.layout;
+        Ok(Reply {
+            machine: report.machine.clone(),
+            boot: report.boot,
+            sent: report.sent,
+            tenure: self.settings.tenure,
+            epoch: layout.epoch(),
+            layout: (report.epoch != Some(layout.epoch())).then(|| Arc::clone(layout)),
+        })
+    }
+
+    /// A router says which layout it steers by; the answer is a newer one.
+    ///
+    /// # Errors
+    /// The settings do not know it; nothing has changed.
+    pub fn router_report(&mut self, report: &RouterReport, now: Time) -> Result<Option<Arc<Layout>>> {
+        if !self.settings.routers.contains(&report.router) {
+            return Err(Error::input(format!(
+                "router {} reports, but is not in the settings; handovers would not wait for it",
+                report.router
+            )));
+        }
+        let epoch = self.routers.entry(report.router.clone()).or_insert(report.epoch);
+        *epoch = report.epoch.max(*epoch);
+        self.advance(now)?;
+        let layout = &self.record.layout;
+        Ok((report.epoch < layout.epoch()).then(|| Arc::clone(layout)))
+    }
+
+    /// Time has passed: a tenure, a deadline or a rest may be over.
+    ///
+    /// # Errors
+    /// None that a caller can cause.
+    pub fn tick(&mut self, now: Time) -> Result<()> {
+        self.advance(now)
+    }
+
+    /// Machines whose tenure is over on every clock: take them out of the fleet, build a layout without them and
+    /// [`retarget`](Self::retarget), or wait for them to come back.
+    pub fn dead(&self, now: Time) -> impl Iterator<Item = &MachineId> {
+        let machines = self.record.layout.machines().iter().map(|machine| &machine.id);
+        machines.filter(move |id| self.died_at(id).is_some_and(|at| at <= now))
+    }
+
+    /// From now on the fleet goes towards `target`, a layout that was built after the one in force: granules that nobody
+    /// has are its new owners' at once, those of a dead machine too, all others drain.
+    ///
+    /// # Errors
+    /// `target` is not newer than the layout in force, is on the move itself, or cuts addresses otherwise; or a number of a
+    /// machine that is still leaving was given to another. Nothing has changed.
+    pub fn retarget(&mut self, target: &Layout, now: Time) -> Result<()> {
+        let parts = retarget::towards(&self.record.layout, target)?;
+        // Checked once as it is, so that a fault of the target is not taken for ours.
+        Layout::try_from(parts.clone()).map_err(|error| {
+            Error::input(format!(
+                "the layout in force cannot go towards that of epoch {}: {error}",
+                target.epoch()
+            ))
+        })?;
+        self.commit(Draft::over(parts), now)
+    }
+
+    /// Remembers what a machine says is open.
+    fn hear(&mut self, report: &Report, layout: &Layout, index: crate::epoch::MachineIndex) {
+        for said in &report.busy {
+            let moving = layout.handovers();
+            let since = |since: Epoch| {
+                #[cfg(test)]
+                if self.fault == Some(super::Fault::NoEpochs) {
+                    return true;
+                }
+                since == said.since
+            };
+            let owner = |address| layout.row(address)?.owners().get(usize::from(said.granule)).copied()?;
+            let drain = moving.draining_of(said.address, said.granule);
+            let draining =
+                drain.filter(|d| since(d.since) && owner(said.address) == Some(index)).map(|d| d.since);
+            let of_granule = |port| layout.cut().granule_of(port) == Some(said.granule);
+            let behind = moving.holdouts().iter().find(|h| {
+                h.machine == index && h.address == said.address && of_granule(h.port) && since(h.since)
+            });
+            if let Some(since) = draining.or(behind.map(|h| h.since)) {
+                let place = (said.address, said.granule, since);
+                match self.busy.entry(place) {
+                    // What is open there only gets less: of two reports, whichever came first, both are right.
+                    std::collections::btree_map::Entry::Occupied(mut known) => {
+                        known.get_mut().retain(|port| said.ports.contains(port));
+                    }
+                    std::collections::btree_map::Entry::Vacant(new) => {
+                        new.insert(said.ports.clone());
+                    }
+                }
+            }
+        }
+        if report.is_idle && report.epoch == Some(layout.epoch()) {
+            self.idle.insert(report.machine.clone(), layout.epoch());
+        } else {
+            self.idle.remove(&report.machine);
+        }
+    }
+
+    /// Does what has become possible.
+    fn advance(&mut self, now: Time) -> Result<()> {
+        self.commit(Draft::of(&self.record.layout, self.next_epoch()), now)
+    }
+
+    fn next_epoch(&self) -> Epoch {
+        Epoch::new(self.record.layout.epoch().get() + 1)
+    }
+
+    /// Does in a draft what has become possible, and puts it in force if anything has changed.
+    fn commit(&mut self, mut draft: Draft, now: Time) -> Result<()> {
+        for drain in draft.parts().handovers.draining().to_vec() {
+            let Some(owner) = draft.owner(drain.address, drain.granule) else { continue };
+            let owner = draft.parts().machines[owner.get()].id.clone();
+            if self.died_at(&owner).is_some_and(|at| at <= now) {
+                draft.hand_over(&drain, &[], Departure::Died);
+                continue;
+            }
+            // One change of a granule at a time, or a router that is behind would send to the owner before the last.
+            if draft.parts().handovers.previous_of(drain.address, drain.granule).is_some() {
+                continue;
+            }
+            let place = (drain.address, drain.granule, drain.since);
+            #[cfg(test)]
+            if self.fault == Some(super::Fault::CompletesEarly) && draft.parts().epoch > drain.since {
+                draft.hand_over(&drain, &[], Departure::HandedOver);
+                continue;
+            }
+            let Some(busy) = self.busy.get(&place) else { continue };
+            let is_late = self.first_seen.get(&place).is_some_and(|at| *at + self.settings.drain <= now);
+            if busy.is_empty() || is_late {
+                draft.hand_over(&drain, busy, Departure::HandedOver);
+            }
+        }
+        self.forget(&mut draft, now);
+        if let Some(layout) = draft.finish()? {
+            self.record.layout = Arc::new(layout);
+            self.record.version += 1;
+            let layout = &self.record.layout;
+            self.record.renewals.retain(|id, _| layout.machine_index(id).is_some());
+        }
+        self.observe(now);
+        Ok(())
+    }
+
+    /// Takes what is over out of a draft.
+    fn forget(&self, draft: &mut Draft, now: Time) {
+        let shift = draft.parts().cut.granule().shift();
+        let machines: Vec<MachineId> = draft.parts().machines.iter().map(|m| m.id.clone()).collect();
+        draft.forget_holdouts(|holdout| {
+            let said = self.busy.get(&(holdout.address, holdout.port >> shift, holdout.since));
+            let has_closed = said.is_some_and(|ports| !ports.contains(&holdout.port));
+            // What a dead machine had open may be UDP.
+            let died = self.died_at(&machines[holdout.machine.get()]);
+            has_closed || died.is_some_and(|at| at + self.settings.udp_rest <= now)
+        });
+        draft.forget_previous(|previous| {
+            let place = (previous.address, previous.granule, previous.since);
+            let Some(first_seen) = self.first_seen.get(&place) else { return false };
+            let knows = |router| self.routers.get(router).is_some_and(|epoch| *epoch >= previous.since);
+            let all_know = self.settings.routers.iter().all(knows);
+            let rest = match previous.departure {
+                Departure::HandedOver => Time::ZERO,
+                // Its new owner must hear of the death before that is forgotten, or until it does not matter any more.
+                Departure::Died => *first_seen + self.settings.udp_rest,
+            };
+            rest <= now && (all_know || *first_seen + self.settings.routers_patience <= now)
+        });
+        draft
+            .forget_machines(|id| self.idle.contains_key(id) || self.died_at(id).is_some_and(|at| at <= now));
+    }
+
+    /// When the tenure of a machine is over on every clock.
+    fn died_at(&self, id: &MachineId) -> Option<Time> {
+        let (renewal, at) = self.renewals.get(id)?;
+        let is_last = self.record.renewals.get(id).copied().unwrap_or(0) == *renewal;
+        is_last.then(|| *at + self.settings.tenure + self.settings.margin)
+    }
+
+    /// Looks at what the record says now, and forgets what is over.
+    fn observe(&mut self, now: Time) {
+        let layout = Arc::clone(&self.record.layout);
+        for machine in layout.machines() {
+            let renewal = self.record.renewals.get(&machine.id).copied().unwrap_or(0);
+            match self.renewals.get(&machine.id) {
+                Some((known, _)) if *known == renewal => {}
+                _ => drop(self.renewals.insert(machine.id.clone(), (renewal, now))),
+            }
+        }
+        self.renewals.retain(|id, _| layout.machine_index(id).is_some());
+        self.idle.retain(|id, _| {
+            let index = layout.machine_index(id);
+            index.is_some_and(|index| {
+                layout.machines()[index.get()].standing == crate::epoch::Standing::Leaving
+            })
+        });
+        let moving = layout.handovers();
+        let shift = layout.cut().granule().shift();
+        let drains = moving.draining().iter().map(|d| (d.address, d.granule, d.since));
+        let behind = moving.holdouts().iter().map(|h| (h.address, h.port >> shift, h.since));
+        let open: std::collections::BTreeSet<Place> = drains.chain(behind).collect();
+        self.busy.retain(|place, _| open.contains(place));
+        let previous = moving.previous().iter().map(|p| (p.address, p.granule, p.since));
+        let seen: std::collections::BTreeSet<Place> = open.into_iter().chain(previous).collect();
+        self.first_seen.retain(|place, _| seen.contains(place));
+        for place in seen {
+            self.first_seen.entry(place).or_insert(now);
+        }
+    }
+}

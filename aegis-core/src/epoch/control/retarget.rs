@@ -1,0 +1,128 @@
+//! From the layout in force towards another one: what can change at once, and what has to drain first.
+
+use core::net::Ipv4Addr;
+use std::collections::BTreeMap;
+
+use crate::epoch::layout::Parts;
+use crate::epoch::{
+    DataCenterIndex, Draining, Layout, MachineIndex, NumberedDataCenter, NumberedMachine, Row, Standing,
+};
+use crate::error::{Error, Result};
+
+/// The layout after `in_force` that goes towards `target`, with its epoch.
+///
+/// A granule that nobody has changes hands at once. One that somebody has drains to whom it shall belong. Machines that
+/// the target does not have are leaving.
+///
+/// # Errors
+/// The target is not newer, is on the move itself, or cuts addresses otherwise; a number of a leaving machine or data
+/// center was given to another.
+pub(super) fn towards(in_force: &Layout, target: &Layout) -> Result<Parts> {
+    if target.epoch() <= in_force.epoch() {
+        return Err(Error::input(format!(
+            "the new layout has epoch {}, the one in force {}; build it after that one",
+            target.epoch(),
+            in_force.epoch()
+        )));
+    }
+    if !target.handovers().is_empty() {
+        return Err(Error::input(format!(
+            "the new layout of epoch {} is itself on the move; give one that was built",
+            target.epoch()
+        )));
+    }
+    if target.cut() != in_force.cut() {
+        return Err(Error::input(format!(
+            "the layout in force cuts addresses into granules of {} ports, the new one into {} (or other usable ports); \
+             a fleet keeps its cut while connections live",
+            in_force.cut().granule(),
+            target.cut().granule()
+        )));
+    }
+    let Members { data_centers, machines, of_in_force, of_target } = Members::merge(in_force, target);
+    let mut parts = target.parts();
+    parts.data_centers = data_centers;
+    parts.machines = machines;
+    parts.handovers = in_force.handovers().clone();
+    parts.handovers.machines_mut().for_each(|machine| *machine = of_in_force[machine.get()]);
+    let mut old: BTreeMap<Ipv4Addr, Vec<Option<MachineIndex>>> = rows(in_force, &of_in_force);
+    let mut new: BTreeMap<Ipv4Addr, Vec<Option<MachineIndex>>> = rows(target, &of_target);
+    // Addresses that are given up drain to nobody.
+    let granules = usize::from(in_force.cut().granule().granules_per_address());
+    for address in old.keys() {
+        new.entry(*address).or_insert_with(|| vec![None; granules]);
+    }
+    let mut draining = Vec::new();
+    parts.rows.clear();
+    for (address, wanted) in new {
+        let owners = old.remove(&address).unwrap_or_else(|| vec![None; granules]);
+        let row = (0_u16..).zip(owners).zip(wanted).map(|((granule, owner), wanted)| {
+            if owner.is_some() && owner != wanted {
+                let known = parts.handovers.draining_of(address, granule);
+                let since = known.map_or(target.epoch(), |drain| drain.since);
+                draining.push(Draining { address, granule, to: wanted, since });
+                owner
+            } else {
+                wanted
+            }
+        });
+        parts.rows.push(Row { address, owners: row.collect() });
+    }
+    parts.handovers.draining = draining;
+    // Whom a granule goes to at once may have been its owner before, or have ports open there.
+    let owner = |address, granule: u16| {
+        let at = parts.rows.binary_search_by_key(&address, |row: &Row| row.address).ok()?;
+        parts.rows[at].owners[usize::from(granule)]
+    };
+    let shift = in_force.cut().granule().shift();
+    parts.handovers.previous.retain(|p| owner(p.address, p.granule) != Some(p.machine));
+    parts.handovers.holdouts.retain(|h| owner(h.address, h.port >> shift) != Some(h.machine));
+    Ok(parts)
+}
+
+fn rows(layout: &Layout, places: &[MachineIndex]) -> BTreeMap<Ipv4Addr, Vec<Option<MachineIndex>>> {
+    let place = |owner: &Option<MachineIndex>| owner.map(|machine| places[machine.get()]);
+    layout.rows().iter().map(|row| (row.address(), row.owners().iter().map(place).collect())).collect()
+}
+
+/// The members of both layouts, and where those of each are in the lists.
+struct Members {
+    data_centers: Vec<NumberedDataCenter>,
+    machines: Vec<NumberedMachine>,
+    of_in_force: Vec<MachineIndex>,
+    of_target: Vec<MachineIndex>,
+}
+
+impl Members {
+    fn merge(in_force: &Layout, target: &Layout) -> Self {
+        let mut sites = BTreeMap::new();
+        for site in in_force.data_centers().iter().chain(target.data_centers()) {
+            sites.insert(site.id.clone(), site.clone());
+        }
+        let site_of = |layout: &Layout, machine: &NumberedMachine| {
+            let id = &layout.data_centers()[machine.data_center.get()].id;
+            let place = sites.keys().position(|site| site == id).and_then(DataCenterIndex::new);
+            place.expect("the list has the data centers of both")
+        };
+        let mut machines = BTreeMap::new();
+        for machine in in_force.machines() {
+            let data_center = site_of(in_force, machine);
+            machines.insert(
+                &machine.id,
+                NumberedMachine { data_center, standing: Standing::Leaving, ..machine.clone() },
+            );
+        }
+        for machine in target.machines() {
+            let data_center = site_of(target, machine);
+            machines.insert(&machine.id, NumberedMachine { data_center, ..machine.clone() });
+        }
+        let machines: Vec<NumberedMachine> = machines.into_values().collect();
+        let places = |layout: &Layout| {
+            let place = |m: &NumberedMachine| machines.binary_search_by(|other| other.id.cmp(&m.id)).ok();
+            let place = |m| place(m).and_then(MachineIndex::new).expect("the list has the machines of both");
+            layout.machines().iter().map(place).collect()
+        };
+        let (of_in_force, of_target) = (places(in_force), places(target));
+        Self { data_centers: sites.into_values().collect(), of_in_force, of_target, machines }
+    }
+}
