@@ -66,6 +66,7 @@ pub mod limits;
 pub mod net;
 pub mod render;
 pub mod slices;
+pub mod snapshot;
 pub mod soft_unicast;
 pub mod sync;
 pub mod tenancy;

@@ -37,7 +37,10 @@ fn every_lease_of_every_machine_is_owned_by_that_machine_in_the_table_of_every_o
         let mut worker = edge.worker([2; 32]).unwrap();
         for grant in file.tenancy.grants() {
             let zone = edge.zone(grant.zone()).unwrap();
-            assert_eq!((zone.account(), zone.pool_id()), (grant.account(), grant.pool()));
+            assert_eq!(
+                (zone.account().as_ref(), zone.pool_id().as_ref()),
+                (Some(grant.account()), Some(grant.pool()))
+            );
             for origin in [origin("203.0.113.10:443"), origin("[2001:db8:f00d::10]:443")] {
                 let ipv6 = origin.ip().is_ipv6();
                 for _ in 0..20 {
@@ -51,7 +54,7 @@ fn every_lease_of_every_machine_is_owned_by_that_machine_in_the_table_of_every_o
                                 "{source}"
                             );
                             assert_eq!(source.is_ipv6(), ipv6);
-                            assert_eq!(lease.pool(), zone.pool_key());
+                            assert_eq!(Some(lease.pool()), zone.pool_key());
                             leased += 1;
                             edge.release(lease, Closed::Reset, Time::ZERO).unwrap();
                         }
@@ -124,7 +127,7 @@ fn usage_tells_live_peak_and_capacity_per_egress_ip_and_origin() {
         (0..capacity).map(|_| worker.acquire(&zone, &origin, Time::ZERO).unwrap()).collect();
     let refused = worker.acquire(&zone, &origin, Time::ZERO).unwrap_err();
     assert_eq!(refused, lease::AcquireError::Exhausted.into());
-    let explained = edge.explain(&zone, &origin, Time::ZERO);
+    let explained = edge.explain(&zone, &origin, Time::ZERO).unwrap();
     assert_eq!((explained.live, explained.capacity), (capacity, capacity));
     for lease in leases.drain(..capacity as usize / 2) {
         edge.release(lease, Closed::HalfClosed, Time::ZERO).unwrap();

@@ -121,9 +121,9 @@ fn a_whole_edge_can_be_2_tuple_unique_or_let_the_kernel_choose() {
     let [a, _] = zones(&kernel);
     let mut worker = kernel.worker([3; 32]).unwrap();
     let range = worker.acquire_range(&a, &origin(), Time::ZERO).unwrap();
-    let lease = worker.complete(&a, &range, range.range().hi(), Time::ZERO).unwrap();
+    let lease = worker.complete(&range, range.range().hi(), Time::ZERO).unwrap();
     assert_eq!(kernel.source(&lease).unwrap().port(), range.range().hi());
-    assert!(worker.complete(&a, &range, range.range().lo() - 1, Time::ZERO).is_err());
+    assert!(worker.complete(&range, range.range().lo() - 1, Time::ZERO).is_err());
 }
 
 #[test]

@@ -187,7 +187,10 @@ impl Dialer {
             let now = clock::now();
             let acquired = self.workers.with(|worker| worker.acquire(zone, &origin, now));
             let lease = acquired.map_err(|Forked| ConnectError::Forked)?.map_err(|error| {
-                ConnectError::NoLease { error, explanation: Box::new(edge.explain(zone, &origin, now)) }
+                match edge.explain(zone, &origin, now).map(Box::new) {
+                    Some(explanation) => ConnectError::NoLease { error, explanation },
+                    None => ConnectError::Zone(error),
+                }
             })?;
             let tuple = edge.tuple(&lease).expect("granted a moment ago");
             let guard = Guard::new(edge.clone(), Arc::clone(&self.waiting), lease, tuple);

@@ -16,6 +16,9 @@ pub enum ConnectError {
     /// The origin's address is no destination.
     #[error(transparent)]
     Origin(Error),
+    /// The zone has no dedicated egress any more, or is another edge's.
+    #[error(transparent)]
+    Zone(AcquireError),
     /// No lease was granted.
     #[error("{error} ({explanation})")]
     NoLease {
@@ -61,7 +64,7 @@ impl ConnectError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Origin(error) => error.kind(),
-            Self::NoLease { error, .. } => error.kind(),
+            Self::Zone(error) | Self::NoLease { error, .. } => error.kind(),
             Self::Strangers { last: refusal, .. } | Self::Machine(refusal) => refusal.kind(),
             Self::Forked => ErrorKind::Reload,
             Self::Failed { .. } => ErrorKind::Wait,
@@ -74,7 +77,7 @@ impl From<ConnectError> for io::Error {
     fn from(error: ConnectError) -> Self {
         let kind = match &error {
             ConnectError::Origin(_) => io::ErrorKind::InvalidInput,
-            ConnectError::NoLease { .. } => io::ErrorKind::AddrNotAvailable,
+            ConnectError::Zone(_) | ConnectError::NoLease { .. } => io::ErrorKind::AddrNotAvailable,
             ConnectError::Strangers { last: refusal, .. } | ConnectError::Machine(refusal) => {
                 refusal.io_kind()
             }

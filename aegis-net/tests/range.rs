@@ -41,7 +41,7 @@ fn the_kernel_chooses_each_port_of_the_range_once_for_an_origin() {
             for _ in range.ports() {
                 let leased = worker.acquire_range(&pool, &origin, clock::now()).unwrap();
                 let (socket, port) = begin_range(&leased).unwrap();
-                let lease = worker.complete(&pool, &leased, port, clock::now()).unwrap();
+                let lease = worker.complete(&leased, port, clock::now()).unwrap();
                 open.push((lease, accept(listener, socket)));
             }
             worker.acquire_range(&pool, &origin, clock::now()).unwrap_err();
@@ -69,7 +69,7 @@ fn a_port_outside_the_range_is_found_before_it_is_used() {
         let leased = worker.acquire_range(&pool, &origin, clock::now()).unwrap();
         let (socket, chosen) = begin_range(&leased).unwrap();
         assert!((32_768..33_768).contains(&chosen), "{chosen}");
-        let error = worker.complete(&pool, &leased, chosen, clock::now()).unwrap_err();
+        let error = worker.complete(&leased, chosen, clock::now()).unwrap_err();
         assert_eq!(error, CompleteError::Outside { port: chosen, range });
         drop(socket);
         assert_eq!(worker.table().granted(), 0);

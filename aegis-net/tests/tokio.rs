@@ -48,7 +48,7 @@ fn a_connection_leaves_from_its_leased_port_and_is_active_after_an_orderly_end()
         let mut stream = connect(&share, address).await.unwrap();
         let (mut accepted, seen) = listener.accept().await.unwrap();
         assert_eq!((seen, stream.source()), (share.first(), share.first()));
-        assert_eq!((stream.origin().address(), stream.pool()), (address, share.zone.pool_key()));
+        assert_eq!((stream.origin().address(), stream.pool()), (address, share.zone.pool_key().unwrap()));
         assert_eq!(share.tcp(address).live, 1);
 
         let origin = async {

@@ -149,7 +149,7 @@ impl World {
             7 => {
                 if let Ok(range) = self.worker.acquire_range(&pool, &Self::origin(input), now) {
                     let port = range.range().lo().saturating_add(input.below_many(41) as u16);
-                    if let Ok(lease) = self.worker.complete(&pool, &range, port, now) {
+                    if let Ok(lease) = self.worker.complete(&range, port, now) {
                         self.keep(lease);
                     }
                 }

@@ -59,6 +59,7 @@ impl Hand {
 
     #[inline]
     pub(super) fn acquire<M: Memory>(&mut self, target: &mut Target<'_, M>) -> Acquired {
+        target.check_tenure()?;
         if target.pool.quota().is_some() || target.table.config().per_origin != 0 {
             return self.acquire_limited(target);
         }
@@ -512,6 +513,7 @@ impl Hand {
         source: usize,
         offset: u32,
     ) -> Acquired {
+        target.check_tenure()?;
         if !target.grants_from(source) {
             return Err(AcquireError::NoShare);
         }
@@ -641,6 +643,7 @@ impl Hand {
 
     /// A source in which some port is free or rests, each as likely as it has such ports.
     pub(super) fn choose_source<M: Memory>(&mut self, target: &mut Target<'_, M>) -> Acquired<usize> {
+        target.check_tenure()?;
         let total = self.count(target, false);
         let among = total.free + total.old + total.young;
         if among == 0 {

@@ -13,6 +13,9 @@ pub enum AcquireError {
     /// This machine has no granted share of the pool in the origin's address family.
     #[error("this machine has no share of the pool for the origin's address family")]
     NoShare,
+    /// The machine's tenure is over: another machine may be granting from its shares.
+    #[error("this machine's tenure is over: it grants nothing until it is renewed")]
+    TenureOver,
     /// The table has no room for another origin.
     #[error("the lease table has no room for another origin")]
     TooManyOrigins,
@@ -46,7 +49,7 @@ impl AcquireError {
             | Self::OriginLimit
             | Self::QuotaReached
             | Self::ParentQuotaReached => ErrorKind::Wait,
-            Self::NoShare => ErrorKind::OtherExit,
+            Self::NoShare | Self::TenureOver => ErrorKind::OtherExit,
             Self::ForeignPool => ErrorKind::Input,
             Self::Corrupt => ErrorKind::Reload,
         }

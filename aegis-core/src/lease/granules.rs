@@ -11,7 +11,7 @@ use crate::time::Time;
 use super::grant::MAX_POOL;
 use super::map::{
     DRAINING, GRANULE_COUNT, GRANULE_SHAPE, GRANULE_STATE, NOT_BEFORE_BITS, NOT_BEFORE_SHIFT, OWNED,
-    PARKED_PORTS, STATE, ip_words, words_ip,
+    PARKED_PORTS, STAMP, STATE, WITHHELD_PORTS, ip_words, words_ip,
 };
 use super::page::Page;
 use super::pool::{GranuleSlot, Pool, PoolKey};
@@ -110,32 +110,41 @@ impl<M: Memory> Table<M> {
         method: Method,
         granules: impl IntoIterator<Item = (IpAddr, PortRange)>,
     ) -> Result<Vec<GranuleSlot>> {
-        let mut known = Known::default();
-        self.read_granules(&mut known);
+        let mut known = Known::of(self);
         let granules: Vec<_> =
             granules.into_iter().map(|(ip, range)| (crate::net::canonical_ip(ip), range)).collect();
-        // All are checked before the first is added.
+        self.check_granules(&known, granules.iter().map(|&(ip, range)| (ip, range, method)))?;
+        let mut slots = Vec::new();
+        for (ip, range) in granules {
+            slots.push(self.append_granule(&mut known, ip, range, method, OWNED)?);
+        }
+        Ok(slots)
+    }
+
+    /// Can all of them be added to what is known?
+    pub(super) fn check_granules(
+        &self,
+        known: &Known,
+        granules: impl IntoIterator<Item = (IpAddr, PortRange, Method)>,
+    ) -> Result<()> {
         let mut planned = known.clone();
-        for &(ip, range) in &granules {
+        for (ip, range, method) in granules {
             if planned.find(ip, range, method)?.is_none() {
                 self.check_granule(ip, range, planned.count)?;
                 planned.add(ip, range, method, GranuleSlot(u32::MAX));
             }
         }
-        let mut slots = Vec::new();
-        for (ip, range) in granules {
-            slots.push(self.append_granule(&mut known, ip, range, method)?);
-        }
-        Ok(slots)
+        Ok(())
     }
 
-    /// The slot of a granule, made if the table does not know it yet.
-    fn append_granule(
+    /// The slot of a granule, made in that state if the table does not know it yet.
+    pub(super) fn append_granule(
         &self,
         known: &mut Known,
         ip: IpAddr,
         range: PortRange,
         method: Method,
+        state: u64,
     ) -> Result<GranuleSlot> {
         let mut fresh = None;
         loop {
@@ -158,7 +167,7 @@ impl<M: Memory> Table<M> {
             }
             let ports = u64::from(range.lo()) << 16 | u64::from(range.hi());
             words[GRANULE_SHAPE].store((method as u64) << 32 | ports, SeqCst);
-            words[GRANULE_STATE].store(OWNED, SeqCst);
+            words[GRANULE_STATE].store(state, SeqCst);
             // Published by this one exchange. If another process was faster, its granule is looked at first: it may be
             // the same, or overlap.
             let place = &self.words()[self.map.granule_list + known.count as usize];
@@ -219,6 +228,11 @@ impl<M: Memory> Table<M> {
         })
     }
 
+    /// The parts of granules that the table knows, and how ports are chosen there.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (IpAddr, PortRange, Method)> {
+        self.granule_slots().filter_map(|slot| self.granule(slot))
+    }
+
     /// Sets what may be done with a granule. Once this returns `Draining` no acquire that starts later, and none
     /// that is stopped halfway, grants from it: acquire claims first and looks at the state then.
     pub fn set_state(&self, granule: GranuleSlot, state: GranuleState) {
@@ -232,31 +246,50 @@ impl<M: Memory> Table<M> {
         };
         let _ = word.fetch_update(SeqCst, SeqCst, |w| Some(w & !STATE | value));
         if state == GranuleState::Owned {
-            self.look_again(granule);
+            self.look_again(&[granule]);
         }
     }
 
     /// The granule came from a machine that died, and what that one had open is unknown: its ports are granted only after
     /// the time that the quarantine says, by protocol.
     pub fn take_over(&self, granule: GranuleSlot, now: Time) {
+        self.rest_after_death(granule, self.clock(now));
+        self.set_state(granule, GranuleState::Owned);
+    }
+
+    /// Writes down from when on each protocol is granted from a granule that came from a dead machine.
+    pub(super) fn rest_after_death(&self, granule: GranuleSlot, now: Time) {
         let Some((_, _, method)) = self.granule(granule) else { return };
-        let now = self.clock(now);
         for protocol in Protocol::ALL {
             let spans = self.spans(method.profile().into(), span_at(protocol, Closed::TakenOver));
             let hold = spans & 0xffff_ffff;
             if hold != 0 {
-                let from = not_before(protocol, Self::deadline_after(now, hold));
-                let word = self.state_word(granule);
-                let _ = word.fetch_update(SeqCst, SeqCst, |w| Some(w & !not_before_mask(protocol) | from));
+                self.set_not_before(granule, protocol, Self::deadline_after(now, hold));
             }
         }
-        self.set_state(granule, GranuleState::Owned);
     }
 
-    /// While a granule granted nothing, its free ports did not count.
-    fn look_again(&self, granule: GranuleSlot) {
+    /// Nothing of the protocol is granted from the granule before that moment.
+    pub(super) fn set_not_before(&self, granule: GranuleSlot, protocol: Protocol, from: Deadline) {
+        let from = not_before(protocol, from);
+        let word = self.state_word(granule);
+        let _ = word.fetch_update(SeqCst, SeqCst, |w| Some(w & !not_before_mask(protocol) | from));
+    }
+
+    /// Is there such a moment, and is it still to come?
+    pub(super) fn has_not_before(&self, granule: GranuleSlot, protocol: Protocol, now: Time) -> bool {
+        let low =
+            (self.state_word(granule).load(SeqCst) & not_before_mask(protocol)) >> not_before_shift(protocol);
+        low != 0 && !Deadline::near(low, NOT_BEFORE_BITS, now).passed(now)
+    }
+
+    /// While granules granted nothing, their free ports did not count.
+    pub(super) fn look_again(&self, granules: &[GranuleSlot]) {
+        if granules.is_empty() {
+            return;
+        }
         for page in (0..self.map.pages.used(self.words())).map(|index| self.page(index)) {
-            if page.identity().granule() == granule.0 {
+            if granules.contains(&GranuleSlot(page.identity().granule())) {
                 page.clear_doubt();
             }
         }
@@ -276,7 +309,7 @@ impl<M: Memory> Table<M> {
     #[inline]
     pub(super) fn grants(&self, granule: GranuleSlot, protocol: Protocol, now: Time) -> bool {
         match self.state_word(granule).load(SeqCst) {
-            OWNED => true,
+            word if word & !STAMP == OWNED => true,
             word => word & STATE == OWNED && !self.is_not_yet(word, granule, protocol, now),
         }
     }
@@ -293,7 +326,7 @@ impl<M: Memory> Table<M> {
         }
         // Only if it is still that moment: the granule may be taken over a second time.
         if self.state_word(granule).compare_exchange(word, word & !mask, SeqCst, SeqCst).is_ok() {
-            self.look_again(granule);
+            self.look_again(&[granule]);
         }
         false
     }
@@ -310,9 +343,12 @@ impl<M: Memory> Table<M> {
         slot: Slot<'_>,
     ) -> Verdict {
         match self.state_word(granule).load(SeqCst) {
-            OWNED => Verdict::Grant,
+            word if word & !STAMP == OWNED => Verdict::Grant,
             word if word & STATE != OWNED || self.is_not_yet(word, granule, protocol, now) => {
                 Verdict::NotOwned
+            }
+            word if word & WITHHELD_PORTS != 0 && self.is_withheld(granule, offset) => {
+                Verdict::Parked(Tag::parked(Deadline::after(now + self.config.park_tuple)))
             }
             word => self.verdict_of_parked(word, granule, protocol, offset, now, slot),
         }
@@ -432,7 +468,7 @@ impl Known {
     }
 
     /// The slot of a granule that is known; an error if another one overlaps it.
-    fn find(&self, ip: IpAddr, range: PortRange, method: Method) -> Result<Option<GranuleSlot>> {
+    pub(super) fn find(&self, ip: IpAddr, range: PortRange, method: Method) -> Result<Option<GranuleSlot>> {
         // Only the last granule that begins at or before the end of this one can overlap it: all others are disjoint
         // already.
         let near =

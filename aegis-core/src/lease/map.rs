@@ -9,6 +9,7 @@ use super::page::{self, Page};
 use super::quarantine::{MAX_PROFILES, PROFILE_WORDS};
 use super::records::FIRST_ORIGIN;
 use super::tag::MAX_OWNERS;
+use super::withheld;
 
 /// Memory that a table needs: numbers of words and of tags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,6 +34,10 @@ pub(super) const PROFILE_COUNT: usize = 10;
 /// Granules that the table knows.
 pub(super) const GRANULE_COUNT: usize = 11;
 pub(super) const QUOTA_COUNT: usize = 12;
+/// The latest epoch whose shares the table was told; 0: none.
+pub(super) const EPOCH: usize = 13;
+/// Until when anything may be granted (milliseconds); 0: there is no such moment.
+pub(super) const TENURE: usize = 14;
 // From here on words that change at work, in cache lines of their own.
 pub(super) const ORIGIN_COUNTERS: usize = 16;
 pub(super) const PAGE_COUNTERS: usize = 18;
@@ -66,17 +71,22 @@ pub(super) const WORKER_PAGE: usize = 3;
 pub(super) const WORKER_RECORD: usize = 4;
 pub(super) const WORKER_GRANTED: usize = 5;
 
-// A granule's words: address (2), ports and method, state.
-pub(super) const GRANULE_STRIDE: usize = 4;
+// A granule's words: address (2), ports and method, state; then its withheld ports.
 pub(super) const GRANULE_SHAPE: usize = 2;
 pub(super) const GRANULE_STATE: usize = 3;
+pub(super) const GRANULE_WITHHELD: usize = 4;
 
-// In the state word: the state in the low byte; a bit for each protocol: some port is parked towards every origin; and
-// for each protocol the moment before which nothing is granted, because the granule came from a dead machine.
-pub(super) const STATE: u64 = 0xff;
+// In the state word: the state; a bit for each protocol: some port is parked towards every origin; a bit: some port is
+// withheld; the low bits of the epoch that the state is of; and for each protocol the moment before which nothing is
+// granted, because the granule came from a dead machine.
+pub(super) const STATE: u64 = 0b11;
 pub(super) const OWNED: u64 = 1;
 pub(super) const DRAINING: u64 = 2;
-pub(super) const PARKED_PORTS: u64 = 0x100;
+pub(super) const PARKED_PORTS: u64 = 0b100;
+pub(super) const WITHHELD_PORTS: u64 = 0b1_0000;
+pub(super) const STAMP_SHIFT: u32 = 5;
+pub(super) const STAMP_BITS: u32 = 11;
+pub(super) const STAMP: u64 = ((1 << STAMP_BITS) - 1) << STAMP_SHIFT;
 pub(super) const NOT_BEFORE_SHIFT: u32 = 16;
 /// A deadline is understood for 48 days after it has passed; then it may seem to be up to half an hour ahead once.
 pub(super) const NOT_BEFORE_BITS: u32 = 24;
@@ -135,8 +145,8 @@ impl Map {
             capacity,
         };
         // Two processes may add the same granule at once: then one record is left over.
-        let granules =
-            arena(GRANULE_COUNTERS, GRANULE_STRIDE, config.granules.saturating_add(SPARE_GRANULES));
+        let granule_words = GRANULE_WITHHELD + withheld::words_for(config.granule_ports);
+        let granules = arena(GRANULE_COUNTERS, granule_words, config.granules.saturating_add(SPARE_GRANULES));
         let origins = arena(ORIGIN_COUNTERS, ORIGIN_STRIDE, config.origins + FIRST_ORIGIN);
         let page_words = page::HEADER + Page::words_for(config.granule_ports);
         let pages = arena(PAGE_COUNTERS, page_words, config.pages);

@@ -6,6 +6,7 @@
 
 mod acquire;
 mod arena;
+mod busy;
 mod choice;
 mod config;
 mod error;
@@ -30,6 +31,7 @@ mod quota;
 mod reconcile;
 mod records;
 mod release;
+mod share;
 #[cfg(shuttle)]
 #[cfg(test)]
 mod shuttle_tests;
@@ -38,6 +40,7 @@ mod table;
 mod tag;
 mod target;
 mod usage;
+mod withheld;
 mod worker;
 
 pub use choice::Seed;
@@ -54,6 +57,7 @@ pub use pool::{GranuleSlot, Pool, PoolKey};
 pub use quarantine::{Closed, DEFAULT_FIN_TIMEOUT, Quarantine, Spans};
 pub use quota::QuotaSlot;
 pub use reconcile::{Adoption, Held};
+pub use share::Share;
 pub use table::Table;
 pub use usage::{Explanation, Usage};
 pub use worker::{CompleteError, RangeLease, Worker};

@@ -19,7 +19,7 @@ pub struct PoolKey(pub u32);
 pub struct GranuleSlot(pub(super) u32);
 
 /// One granule as a source of tuples.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Source {
     pub(super) granule: GranuleSlot,
     pub(super) ip: IpAddr,
@@ -31,7 +31,7 @@ pub(super) struct Source {
 }
 
 /// The sources of one address family, in order of address and port.
-#[derive(Debug, Default)]
+#[derive(PartialEq, Eq, Debug, Default)]
 pub(super) struct Sources {
     list: Box<[Source]>,
     ports: u32,
@@ -116,7 +116,7 @@ pub struct Pool {
     quota: Option<QuotaSlot>,
 }
 
-#[derive(Debug)]
+#[derive(PartialEq, Eq, Debug)]
 struct Inner {
     table: u32,
     key: PoolKey,
@@ -166,6 +166,14 @@ impl Pool {
         Self { inner: Arc::clone(&self.inner), quota: Some(quota) }
     }
 
+    /// The same pool as `before`, if it has the same shares: whoever has looked up something for that one need not do
+    /// so again.
+    #[must_use]
+    pub fn unless_same(self, before: &Self) -> Self {
+        let is_same = self.quota == before.quota && self.inner == before.inner;
+        if is_same { before.clone() } else { self }
+    }
+
     /// The pool's identity.
     pub fn key(&self) -> PoolKey {
         self.inner.key
@@ -198,7 +206,7 @@ impl Pool {
 
     /// Are both the same pool, used by the same?
     #[inline]
-    pub(super) fn is(&self, other: &Self) -> bool {
+    pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner) && self.quota == other.quota
     }
 }

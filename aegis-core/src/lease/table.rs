@@ -28,7 +28,7 @@ use super::{Heap, Memory, Seed, grant};
 const END_OF_TIME: u64 = 1 << 54;
 
 /// A table's first word: what it is, and the version of its layout.
-const MARK: u64 = u64::from_le_bytes(*b"aegisLT3");
+const MARK: u64 = u64::from_le_bytes(*b"aegisLT4");
 
 /// The structure that holds tuples; shared by all workers of a machine.
 #[derive(Debug)]

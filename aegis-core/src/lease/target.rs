@@ -44,6 +44,12 @@ impl<'a, M: Memory> Target<'a, M> {
 }
 
 impl<'a, M: Memory> Target<'a, M> {
+    /// May the machine grant at all at this moment?
+    #[inline(always)]
+    pub(super) fn check_tenure(&self) -> Acquired<()> {
+        if self.table.has_tenure(self.now) { Ok(()) } else { Err(AcquireError::TenureOver) }
+    }
+
     /// The page of a source, if there is one, and a view of it.
     #[inline(always)]
     pub(super) fn view(&mut self, source: usize) -> Option<(PageRef, Page<'a>)> {

@@ -1,6 +1,7 @@
 //! Who acquires: a thread or process with its own random generator, words and counters.
 
 use core::net::SocketAddr;
+use core::time::Duration;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -12,8 +13,9 @@ use super::acquire::{Acquired, Hand};
 use super::choice::{Choice, Seed};
 use super::handle::{OriginHandle, Remembered};
 use super::map::WORKER_OWNER;
-use super::pool::{GranuleSlot, Pool, PoolKey, Sources, Use};
+use super::pool::{Pool, PoolKey, Sources, Use};
 use super::records::Record;
+use super::share::CONNECT_MS;
 use super::slot::Slot;
 use super::table::Table;
 use super::target::Target;
@@ -33,14 +35,15 @@ pub struct Worker<M: Memory = Heap> {
 /// complete the lease with the port that it was.
 ///
 /// It keeps nothing from others: the kernel is who says whether a port is free. Dropped, it leaves nothing behind.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 #[must_use = "complete it after connect"]
 pub struct RangeLease {
-    granule: GranuleSlot,
     source_ip: core::net::IpAddr,
     range: PortRange,
     origin: Origin,
-    pool: PoolKey,
+    pool: Pool,
+    /// Later it cannot be completed: the granule may be another machine's by then.
+    until: Time,
 }
 
 impl RangeLease {
@@ -61,7 +64,7 @@ impl RangeLease {
 
     /// The egress pool: part of the key of every connection pool.
     pub fn pool(&self) -> PoolKey {
-        self.pool
+        self.pool.key()
     }
 }
 
@@ -80,6 +83,9 @@ pub enum CompleteError {
         /// The range that was leased.
         range: PortRange,
     },
+    /// The connect took longer than a granule waits for before it may be another machine's.
+    #[error("the connect took longer than a minute: close the socket")]
+    TooLate,
     /// No lease could be made of it.
     #[error(transparent)]
     Refused(#[from] AcquireError),
@@ -204,7 +210,8 @@ impl<M: Memory> Worker<M> {
         let source = self.hand.choose_source(&mut target)?;
         let source = &sources.list()[source];
         let (source_ip, range, _) = table.granule(source.granule).ok_or(AcquireError::Corrupt)?;
-        Ok(RangeLease { granule: source.granule, source_ip, range, origin: *origin, pool: pool.key() })
+        let until = now + Duration::from_millis(CONNECT_MS);
+        Ok(RangeLease { source_ip, range, origin: *origin, pool: pool.clone(), until })
     }
 
     /// Completes a lease of a range with the port that the kernel chose. The kernel's word counts: what was held here
@@ -214,7 +221,6 @@ impl<M: Memory> Worker<M> {
     /// [`CompleteError`]: the socket must be closed; nothing was leased.
     pub fn complete(
         &mut self,
-        pool: &Pool,
         range: &RangeLease,
         port: u16,
         now: Time,
@@ -222,8 +228,11 @@ impl<M: Memory> Worker<M> {
         if !range.range.contains(port) {
             return Err(CompleteError::Outside { port, range: range.range });
         }
+        if self.table.clock(now) >= range.until {
+            return Err(CompleteError::TooLate);
+        }
         let source = SocketAddr::new(range.source_ip, port);
-        Ok(self.take(pool, Use::KernelRange, source, &range.origin, now, false)?)
+        Ok(self.take(&range.pool, Use::KernelRange, source, &range.origin, now, false)?)
     }
 
     /// A lease of a tuple whose connection exists already, as after a hot upgrade: also where its granule is draining, and

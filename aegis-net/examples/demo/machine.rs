@@ -114,7 +114,8 @@ impl Machine {
                     let refusal = refusal.to_string();
                     send(std::io::stdout().lock(), &Answer::Progress(opened % STEP))?;
                     let origin = Origin::new(Protocol::Tcp, origin)?;
-                    let now = self.edge.explain(&self.zone, &origin, clock::now());
+                    let now =
+                        self.edge.explain(&self.zone, &origin, clock::now()).expect("the zone has a grant");
                     return Ok(Answer::Filled(Filled {
                         opened,
                         parked: now.parked,
@@ -141,7 +142,7 @@ impl Machine {
         }
         send(std::io::stdout().lock(), &Answer::Progress(flows))?;
         let origin = Origin::new(Protocol::Udp, origin)?;
-        let now = self.edge.explain(&self.udp_zone, &origin, clock::now());
+        let now = self.edge.explain(&self.udp_zone, &origin, clock::now()).expect("the zone has a grant");
         let refusal = String::new();
         let (parked, capacity) = (now.parked, now.capacity);
         Ok(Answer::Filled(Filled { opened: flows, parked, capacity, refusal, exhausted: false }))

@@ -131,7 +131,7 @@ impl Share {
     /// What is in use of [`Share::ports`].
     pub fn explain(&self, protocol: Protocol, origin: SocketAddr) -> Explanation {
         let origin = Origin::new(protocol, origin).unwrap();
-        let mut explanation = self.dialer.edge().explain(&self.zone, &origin, clock::now());
+        let mut explanation = self.dialer.edge().explain(&self.zone, &origin, clock::now()).unwrap();
         if self.narrowed.lock().unwrap().contains(&origin) {
             explanation.live -= self.granule.len() - self.ports.len();
         }

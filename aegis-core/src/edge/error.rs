@@ -1,0 +1,40 @@
+use crate::error::ErrorKind;
+use crate::lease;
+
+/// Why no lease was granted.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AcquireError {
+    /// The lease table has refused.
+    #[error(transparent)]
+    Lease(#[from] lease::AcquireError),
+    /// The zone has no dedicated egress any more: use the normal egress of the network.
+    #[error("the zone has no dedicated egress in this epoch; use the normal egress")]
+    NotDedicated,
+    /// The zone comes from another edge.
+    #[error("the zone was looked up in another edge")]
+    ForeignZone,
+    /// The zone has as many live connections as its limit allows on this machine.
+    #[error("the zone's limit of connections on this machine is reached")]
+    ZoneLimit,
+    /// The account has as many live connections as its limit allows on this machine.
+    #[error("the account's limit of connections on this machine is reached")]
+    AccountLimit,
+    /// This machine has shares of the pool, but their addresses are not active: the origin's firewall does not admit
+    /// them yet, or they are retiring.
+    #[error("no address of the pool that this machine has a share of is active")]
+    NotActive,
+}
+
+impl AcquireError {
+    /// What the caller can do.
+    pub const fn kind(self) -> ErrorKind {
+        match self {
+            Self::Lease(error) => error.kind(),
+            Self::ZoneLimit | Self::AccountLimit => ErrorKind::Wait,
+            Self::NotActive => ErrorKind::OtherExit,
+            Self::NotDedicated => ErrorKind::NormalEgress,
+            Self::ForeignZone => ErrorKind::Input,
+        }
+    }
+}

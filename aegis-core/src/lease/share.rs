@@ -1,0 +1,155 @@
+//! What the machine may grant from, as of one epoch, and until when.
+//!
+//! Several processes may be told of several epochs at once, and any of them may be stopped between two steps. So a
+//! granule's state bears the epoch that it is of and only a later one changes it; and a granule is known before it is
+//! looked which epoch is the latest: whoever tells the table of a later one sees it and drains it, or is seen.
+
+use core::net::IpAddr;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::net::{PortRange, Protocol};
+use crate::sync::Ordering::SeqCst;
+use crate::time::Time;
+
+use super::granules::Known;
+use super::map::{DRAINING, EPOCH, OWNED, STAMP, STAMP_BITS, STAMP_SHIFT, STATE, TENURE};
+use super::pool::GranuleSlot;
+use super::table::Table;
+use super::{GranuleState, Memory, Method};
+
+/// How long a connect may take whose port the kernel chooses.
+pub(super) const CONNECT_MS: u64 = 60_000;
+
+/// A granule, or a part of one, that the machine has something to do with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Share {
+    /// May it be granted from? If it drains it is known to the table all the same, so that connections there can be adopted
+    /// and are told of ([`Table::busy_ports`]).
+    pub state: GranuleState,
+    /// The egress address.
+    pub ip: IpAddr,
+    /// The ports.
+    pub range: PortRange,
+    /// How they are chosen.
+    pub method: Method,
+    /// Those among them that are still open at the owner before.
+    pub withheld: Vec<u16>,
+    /// The owner before is dead: nobody knows what he had open.
+    pub after_death: bool,
+}
+
+impl<M: Memory> Table<M> {
+    /// From now on exactly these shares are granted from, if they do not drain: those of `epoch`. All other granules drain:
+    /// once this returns nothing is granted from them, by nobody who is stopped halfway either.
+    ///
+    /// A granule that comes from a dead machine rests as its quarantine says, from when it came. Where the kernel chooses
+    /// the port a granule with withheld ports drains until there are none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Reload`]: the table has been told a later epoch, which stays in force; the others as
+    /// [`Table::add_granules`], before anything has changed.
+    pub fn apply(&self, epoch: u64, shares: &[Share], now: Time) -> Result<Vec<GranuleSlot>> {
+        let now = self.clock(now);
+        let mut known = Known::of(self);
+        let place = |share: &Share| (crate::net::canonical_ip(share.ip), share.range, share.method);
+        self.check_granules(&known, shares.iter().map(place))?;
+        let latest = self.words()[EPOCH].fetch_max(epoch, SeqCst);
+        if latest > epoch {
+            return Err(self.too_late(epoch));
+        }
+        let mut slots = Vec::with_capacity(shares.len());
+        for share in shares {
+            let (ip, range, method) = place(share);
+            slots.push(self.append_granule(&mut known, ip, range, method, DRAINING)?);
+        }
+        // Drain first, so that nobody grants from the old and the new at once. The list is read after the epoch is told.
+        let mut kept = slots.clone();
+        kept.sort_unstable();
+        for slot in self.granule_slots().filter(|slot| kept.binary_search(slot).is_err()) {
+            self.drain(slot, epoch, now);
+        }
+        let mut ours = Vec::new();
+        for (share, &slot) in shares.iter().zip(&slots) {
+            let lo = u32::from(share.range.lo());
+            let withheld = share.withheld.iter().filter(|port| share.range.contains(**port));
+            let offsets: Vec<u32> = withheld.map(|port| u32::from(*port) - lo).collect();
+            self.withhold(slot, &offsets, epoch);
+            let waits = share.method == Method::KernelRange && !offsets.is_empty();
+            if share.state == GranuleState::Draining || waits {
+                self.drain(slot, epoch, now);
+            } else if self.own(slot, epoch, share.after_death, now) {
+                ours.push(slot);
+            }
+        }
+        self.look_again(&ours);
+        if self.epoch() > epoch { Err(self.too_late(epoch)) } else { Ok(slots) }
+    }
+
+    /// The latest epoch that the table was told of; 0: none.
+    pub fn epoch(&self) -> u64 {
+        self.words()[EPOCH].load(SeqCst)
+    }
+
+    /// Nothing is granted from `until` on, until that is set anew: the machine's tenure. `None`: there is none, which is
+    /// how a table begins. It never goes back.
+    pub fn set_tenure(&self, until: Option<Time>) {
+        let tenure = &self.words()[TENURE];
+        match until {
+            Some(until) => drop(tenure.fetch_max(until.as_millis().max(1), SeqCst)),
+            None => tenure.store(0, SeqCst),
+        }
+    }
+
+    /// May anything be granted now?
+    #[inline]
+    pub(super) fn has_tenure(&self, now: Time) -> bool {
+        let until = self.words()[TENURE].load(SeqCst);
+        until == 0 || now.as_millis() < until
+    }
+
+    fn too_late(&self, epoch: u64) -> Error {
+        Error::new(
+            ErrorKind::Reload,
+            format!("epoch {epoch} comes too late: the lease table was told epoch {}", self.epoch()),
+        )
+    }
+
+    /// It grants nothing any more.
+    fn drain(&self, slot: GranuleSlot, epoch: u64, now: Time) {
+        let Some((_, _, method)) = self.granule(slot) else { return };
+        let was = self.change(slot, DRAINING, epoch);
+        if method == Method::KernelRange && was == Some(OWNED) {
+            self.set_not_before(slot, Protocol::Tcp, Self::deadline_after(now, CONNECT_MS));
+        }
+    }
+
+    /// It is ours. True if it was not before.
+    fn own(&self, slot: GranuleSlot, epoch: u64, after_death: bool, now: Time) -> bool {
+        if after_death && self.state_word(slot).load(SeqCst) & STATE == DRAINING {
+            self.rest_after_death(slot, now);
+        }
+        // Looked at after the granule is known: see above.
+        self.epoch() == epoch && self.change(slot, OWNED, epoch) == Some(DRAINING)
+    }
+
+    /// The state of `epoch`, unless a later one has been told. The state before.
+    fn change(&self, slot: GranuleSlot, state: u64, epoch: u64) -> Option<u64> {
+        let stamp = stamp(epoch, STAMP_BITS) << STAMP_SHIFT;
+        let changed = self.state_word(slot).fetch_update(SeqCst, SeqCst, |word| {
+            let is_newer = is_at_least(epoch, (word & STAMP) >> STAMP_SHIFT, STAMP_BITS);
+            is_newer.then_some(word & !(STATE | STAMP) | state | stamp)
+        });
+        changed.ok().map(|word| word & STATE)
+    }
+}
+
+/// What stands for an epoch in so many bits; never 0, which stands for none.
+pub(super) const fn stamp(epoch: u64, bits: u32) -> u64 {
+    epoch % ((1 << bits) - 1) + 1
+}
+
+/// Is `epoch` the one of this stamp, or a later one? Right as long as they are less than half of the stamps apart.
+pub(super) const fn is_at_least(epoch: u64, stamped: u64, bits: u32) -> bool {
+    let stamps = (1 << bits) - 1;
+    stamped == 0 || (epoch % stamps + stamps - (stamped - 1)) % stamps <= stamps / 2
+}
