@@ -154,7 +154,7 @@ fn a_share_moves_while_connections_are_open_and_none_is_granted_twice() {
 
 #[test]
 fn a_dead_machines_share_is_granted_by_another_after_its_tenure() {
-    let mut fleet = Fleet::new([1, 1]);
+    let fleet = Fleet::new([1, 1]);
     let zone = fleet.edges[0].zone(&zone_id("www.example")).unwrap();
     let mut worker = fleet.edges[0].worker([2; 32]).unwrap();
     let Settings { tenure, margin, .. } = Settings::default();
