@@ -262,7 +262,7 @@ pub(crate) fn check_account(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inventory::{AddressState, Holding};
+    use crate::inventory::{AddressState, Direction, Holding};
 
     /// Account `acme` leases 192.0.2.1 (pool `rented`) and brought 198.51.100.0/24 (pool `whole`, and `ends` of its
     /// first and last address).
@@ -273,6 +273,7 @@ mod tests {
             right,
             prefix: prefix.parse().unwrap(),
             data_centers: vec!["fra".parse().unwrap()],
+            serves: Direction::Egress,
             state: AddressState::Active,
         };
         let pool = |id: &str, right, prefixes: &[&str]| Pool {

@@ -197,6 +197,7 @@ fn inventory(
             right: row.right,
             prefix: row.prefix.0,
             data_centers: row.data_centers,
+            serves: row.serves,
             state: row.state,
         }),
         pools.into_values().map(|row| Pool {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::Policy;
 use crate::error::{Error, Result};
 use crate::id::{AccountId, DataCenterId, HoldingId, MachineId, OriginId, PoolId, ZoneId};
-use crate::inventory::{AddressState, Right, prefix};
+use crate::inventory::{AddressState, Direction, Right, prefix};
 use crate::net::Protocol;
 
 #[derive(Default, Deserialize)]
@@ -61,6 +61,8 @@ pub(super) struct HoldingRow {
     pub(super) prefix: Prefix,
     #[serde(default)]
     pub(super) data_centers: Vec<DataCenterId>,
+    #[serde(default)]
+    pub(super) serves: Direction,
     #[serde(default = "active")]
     pub(super) state: AddressState,
 }

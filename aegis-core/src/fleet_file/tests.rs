@@ -1,5 +1,5 @@
 use super::*;
-use crate::inventory::AddressState;
+use crate::inventory::{AddressState, Direction};
 
 /// A small file with one of everything. A wrong file differs from it in one place.
 const GOOD: &str = r#"
@@ -85,6 +85,8 @@ fn defaults_are_filled_in() {
     assert_eq!(pek.partition, Partition::Separate("cn".into()));
     let state = |id: &str| file.inventory.holding(&id.parse().unwrap()).unwrap().state;
     assert_eq!((state("lease"), state("block")), (AddressState::Active, AddressState::Announced));
+    let serves = |id: &str| file.inventory.holding(&id.parse().unwrap()).unwrap().serves;
+    assert_eq!((serves("lease"), serves("block")), (Direction::Egress, Direction::Egress));
     let right = |id: &str| file.inventory.pool(&id.parse().unwrap()).unwrap().right;
     assert_eq!((right("rented"), right("brought")), (Right::Leased, Right::Byoip));
     assert_eq!(file.origins[&"web".parse().unwrap()].origin.to_string(), "tcp 203.0.113.10:443");
@@ -289,6 +291,16 @@ fn a_wrong_file_is_refused_at_its_place_with_both_parties() {
             r#"prefixes = ["192.0.2.1/32"]"#,
             r#"prefixes = ["192.0.2.1/32", ¦"198.51.100.1/32"]"#,
             r#"pool "rented": 198.51.100.1/32 is of holding "block", which is byoip; the pool is leased, and never both (holding "block" is at line 37)"#,
+        ),
+        (
+            "state = \"announced\"\n\n[[pool]]\nid = \"rented\"\naccount = \"acme\"\nprefixes = [\"192.0.2.1/32\"]\n\n[[pool]]\nid = \"brought\"\naccount = \"acme\"\nprefixes = [",
+            "serves = \"ingress\"\n\n[[pool]]\nid = \"rented\"\naccount = \"acme\"\nprefixes = [\"192.0.2.1/32\"]\n\n[[pool]]\nid = \"brought\"\naccount = \"acme\"\nprefixes = [¦",
+            r#"pool "brought": 198.51.100.0/25 is of holding "block", which serves ingress; a block serves egress or ingress, never both (holding "block" is at line 37)"#,
+        ),
+        (
+            "right = \"leased\"",
+            "right = \"leased\"\nserves = ¦\"ingress\"",
+            r#"holding "lease": 192.0.2.1/32 is leased, and serves egress; only a BYOIP block serves ingress"#,
         ),
         // tenancy
         (
