@@ -3,11 +3,14 @@
 use core::fmt;
 use core::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// A moment in whole milliseconds since an origin that the caller chooses and keeps.
 ///
 /// For leases use a clock that never goes back and counts suspend (`CLOCK_BOOTTIME`); `aegis-net` has one. A
 /// moment before an earlier one is not an error: time then stands still inside the lease table.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Time(u64);
 
 impl Time {

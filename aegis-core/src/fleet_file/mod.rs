@@ -12,7 +12,7 @@ use crate::fleet::{Coordinates, DataCenter, Fleet, Machine, Partition};
 use crate::id::{AccountId, HoldingId, MachineId, OriginId, PoolId};
 use crate::inventory::{Holding, Inventory, Pool, Right};
 use crate::net::Origin;
-use crate::tenancy::{Account, Delegation, Tenancy, Zone, check_account};
+use crate::tenancy::{Account, Delegation, Registry, Tenancy, Zone, check_account};
 
 mod policy;
 mod rows;
@@ -108,6 +108,15 @@ impl FleetFile {
         Bundle::new(machine.clone(), layout.clone(), &self.inventory, grants, v6_addresses)
     }
 
+    /// Inventory and tenancy as the file says, ready to be changed.
+    ///
+    /// # Errors
+    /// As [`Registry::new`], if a field of this file was changed.
+    pub fn registry(&self) -> Result<Registry> {
+        let max_data_centers = self.policy.data_centers_per_address;
+        Registry::new(self.inventory.clone(), self.tenancy.clone(), max_data_centers)
+    }
+
     fn build(rows: Rows) -> Result<Self, Refusal> {
         let policy = rows.policy;
         policy.check()?;
@@ -140,7 +149,12 @@ impl FleetFile {
         let tenancy = Tenancy::build(
             &inventory,
             accounts.into_values(),
-            rows.zone.into_iter().map(|row| Zone { id: row.id, account: row.account, pool: row.pool }),
+            rows.zone.into_iter().map(|row| Zone {
+                id: row.id,
+                account: row.account,
+                pool: row.pool,
+                enabled_by: row.enabled_by,
+            }),
             rows.delegation.into_iter().map(|row| Delegation {
                 prefix: row.prefix.0,
                 from: row.from,

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::id::{AccountId, DataCenterId, HoldingId, MachineId, OriginId, PoolId, ZoneId};
 use crate::inventory::{AddressState, Direction, Right, prefix};
 use crate::net::Protocol;
+use crate::tenancy::EnabledBy;
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -81,6 +82,8 @@ pub(super) struct ZoneRow {
     pub(super) id: ZoneId,
     pub(super) account: AccountId,
     pub(super) pool: Option<PoolId>,
+    #[serde(default)]
+    pub(super) enabled_by: EnabledBy,
 }
 
 #[derive(Deserialize)]

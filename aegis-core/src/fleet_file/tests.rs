@@ -316,7 +316,7 @@ fn a_wrong_file_is_refused_at_its_place_with_both_parties() {
         (
             r#"pool = "brought""#,
             r#"pool = ¦"rented""#,
-            r#"zone "shop.globex.example": pool "rented" is leased to account "acme"; zones of account "globex" may not use it (pool "rented" is at line 45)"#,
+            r#"zone "shop.globex.example": pool "rented" is leased to account "acme"; zones of account "globex" may not use it unless the operator enables it (pool "rented" is at line 45)"#,
         ),
         (
             "pool = \"brought\"\n\n[[delegation]]\nprefix = \"198.51.100.0/25\"",
