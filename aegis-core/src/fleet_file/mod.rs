@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::bundle::{Bundle, ZoneGrant};
+use crate::bundle::Bundle;
 use crate::epoch::{Epoch, Layout, LayoutPolicy};
 use crate::error::{Item, Refusal, Result, unique};
 use crate::fleet::{Coordinates, DataCenter, Fleet, Machine, Partition};
@@ -102,10 +102,8 @@ impl FleetFile {
     /// # Errors
     /// As [`Bundle::new`].
     pub fn bundle(&self, machine: &MachineId, layout: &Layout) -> Result<Bundle> {
-        let grants = self.tenancy.grants();
-        let grants = grants.map(|grant| ZoneGrant::from(&grant));
         let v6_addresses = self.policy.v6_addresses_per_machine;
-        Bundle::new(machine.clone(), layout.clone(), &self.inventory, grants, v6_addresses)
+        Bundle::new(machine.clone(), layout.clone(), &self.inventory, self.tenancy.grants(), v6_addresses)
     }
 
     /// Inventory and tenancy as the file says, ready to be changed.

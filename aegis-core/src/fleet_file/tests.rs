@@ -95,6 +95,15 @@ fn defaults_are_filled_in() {
 }
 
 #[test]
+fn the_operator_lends_leased_addresses_where_the_file_says_so() {
+    let lent = GOOD.replace("pool = \"brought\"", "pool = \"rented\"\nenabled_by = \"operator\"");
+    let file = FleetFile::parse("f", &lent).unwrap();
+    let grant = file.tenancy.grant(&"shop.globex.example".parse().unwrap()).unwrap();
+    assert_eq!((grant.account().as_str(), grant.pool().as_str()), ("globex", "rented"));
+    assert_eq!(file.registry().unwrap().tenancy(), &file.tenancy);
+}
+
+#[test]
 fn port_0_need_not_be_reserved_where_it_is_not_usable() {
     let text = GOOD.replace("[policy]", "[policy]\nusable = \"2048-65535\"\nreserved = []");
     let policy = FleetFile::parse("f", &text).unwrap().policy;
@@ -317,6 +326,21 @@ fn a_wrong_file_is_refused_at_its_place_with_both_parties() {
             r#"pool = "brought""#,
             r#"pool = ¦"rented""#,
             r#"zone "shop.globex.example": pool "rented" is leased to account "acme"; zones of account "globex" may not use it unless the operator enables it (pool "rented" is at line 45)"#,
+        ),
+        (
+            "pool = \"rented\"\n",
+            "pool = \"rented\"\nenabled_by = ¦\"operator\"\n",
+            r#"zone "shop.acme.example": account "acme" may use pool "rented" without the operator; remove enabled_by (pool "rented" is at line 45)"#,
+        ),
+        (
+            "pool = \"rented\"\n",
+            "enabled_by = ¦\"operator\"\n",
+            r#"zone "shop.acme.example": enabled_by says that the operator has enabled it, but it has no pool"#,
+        ),
+        (
+            "to = \"globex\"\n",
+            "to = \"globex\"\n\n[[delegation]]\nprefix = \"198.51.100.0/25\"\nfrom = \"globex\"\nto = ¦\"acme\"\n",
+            r#"delegation 2: 198.51.100.0/25 is of holding "block" of account "acme": account "globex" cannot delegate it back to its owner; the owner revokes the delegation (holding "block" is at line 37)"#,
         ),
         (
             "pool = \"brought\"\n\n[[delegation]]\nprefix = \"198.51.100.0/25\"",

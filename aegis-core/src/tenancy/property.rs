@@ -113,7 +113,7 @@ impl Registry {
     ///
     /// # Errors
     /// The holding or account is unknown; zones leave from it; some of it is delegated; a pool has addresses of another
-    /// holding too; [`ErrorKind::Forbidden`](crate::error::ErrorKind::Forbidden): only the operator may.
+    /// holding too; it is allowlisted or further, which is true of the origins of its present account only; [`ErrorKind::Forbidden`](crate::error::ErrorKind::Forbidden): only the operator may.
     pub fn transfer(
         &mut self,
         who: &Actor,
@@ -144,6 +144,12 @@ impl Registry {
                 let reason = format!("pool \"{}\" has {prefix} of another holding too", pool.id);
                 return Err(refuse(reason).into());
             }
+        }
+        if !matches!(before.state, AddressState::Allocated | AddressState::Announced) {
+            let owner = &before.account;
+            let reason =
+                format!("it is {} for the origins of account \"{owner}\": withdraw it first", before.state);
+            return Err(refuse(reason).into());
         }
         self.not_delegated_by(&before)?;
         let after = Holding { account: to.clone(), ..before.clone() };
@@ -203,6 +209,17 @@ impl Registry {
         self.may_own(who, Action::SetServes, &before.account, || format!("holding \"{id}\" to {serves}"))?;
         if before.serves == serves {
             return Ok(Vec::new());
+        }
+        if serves == Direction::Ingress {
+            if let Some(pool) = self.pools_of(before).next() {
+                let reason = format!(
+                    "pool \"{}\" of account \"{}\" is made of it; a block serves egress or ingress, never both: remove the \
+                     pool first",
+                    pool.id, pool.account
+                );
+                return Err(Refusal::new(Item::named("holding", id), "serves", reason).into());
+            }
+            self.not_delegated_by(before)?;
         }
         self.put_holding(who, Action::SetServes, Holding { serves, ..before.clone() }, at)
     }
