@@ -383,4 +383,6 @@ pub(crate) fn check_account(
 }
 
 #[cfg(test)]
+mod change_tests;
+#[cfg(test)]
 mod tests;

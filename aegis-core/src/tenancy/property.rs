@@ -56,7 +56,8 @@ impl Registry {
         Ok(vec![event(who, Action::RemoveAccount, Subject::Account(Change::removed(account)), at)])
     }
 
-    /// Leases a prefix to an account, or takes in one that it brought. It begins as allocated.
+    /// Leases a prefix to an account, or takes in one that it brought. It begins as allocated. Whether its data centers
+    /// exist is not known here.
     ///
     /// # Errors
     /// As [`Inventory::new`]; the account is unknown; another state than allocated;
