@@ -72,8 +72,8 @@ pub struct Holding {
     pub data_centers: Vec<DataCenterId>,
     /// What it serves. A leased holding serves egress.
     pub serves: Direction,
-    /// How far its addresses have come, all of them together: who wants to go on with a part alone holds it as a
-    /// prefix of its own.
+    /// How far its addresses have come. All of them together, as they are announced and allowlisted; what is to go on by
+    /// itself is a holding of its own.
     pub state: AddressState,
 }
 

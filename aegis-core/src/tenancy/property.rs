@@ -114,7 +114,8 @@ impl Registry {
     ///
     /// # Errors
     /// The holding or account is unknown; zones leave from it; some of it is delegated; a pool has addresses of another
-    /// holding too; it is allowlisted or further, which is true of the origins of its present account only; [`ErrorKind::Forbidden`](crate::error::ErrorKind::Forbidden): only the operator may.
+    /// holding too; it is allowlisted or further, which is true of the origins of its present account only;
+    /// [`ErrorKind::Forbidden`](crate::error::ErrorKind::Forbidden): only the operator may.
     pub fn transfer(
         &mut self,
         who: &Actor,
@@ -325,7 +326,7 @@ impl Registry {
         at: Time,
     ) -> Result<Vec<AuditEvent>> {
         let before = self.holding(&after.id)?.clone();
-        self.inventory = self.with(&[after.clone()], &[])?;
+        self.inventory = self.with(core::slice::from_ref(&after), &[])?;
         Ok(vec![event(who, what, Subject::Holding(Change::changed(before, after)), at)])
     }
 
