@@ -5,9 +5,9 @@
 //!
 //! There are more than 10^20 sequences. But whether a change is accepted, and what it leads to, depends on the state only
 //! and not on the way there: the registry has no memory besides its inventory and tenancy. So all states that can be
-//! reached are visited, shortest way first, and in each of them every change is tried: that is every sequence. The test
-//! keeps the registry's state beside the model's and compares both, so a hidden memory would show as two registries of
-//! one model state.
+//! reached are visited, shortest way first, and in each of them every change is tried: that is every sequence, in some
+//! 22,000 states and five million changes. The test keeps the registry's state beside the model's and compares both, so a
+//! hidden memory would show as two registries of one model state.
 
 use std::collections::BTreeMap;
 
@@ -251,6 +251,7 @@ impl Names {
     }
 }
 
+/// Nothing is allowlisted yet, because what is does not change its owner. States do not touch grants.
 fn start() -> Registry {
     let holding = |id: &str, right, prefix: &str| Holding {
         id: name(id),

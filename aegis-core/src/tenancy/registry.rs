@@ -76,7 +76,13 @@ impl Registry {
         &self.tenancy
     }
 
-    /// Lets a zone leave from a pool, or from another one than before.
+    /// Inventory and tenancy, as they are now.
+    pub fn into_parts(self) -> (Inventory, Tenancy) {
+        (self.inventory, self.tenancy)
+    }
+
+    /// Lets a zone leave from a pool, or from another one than before. It has a right to all addresses of the pool then;
+    /// leases are granted from those that are active.
     ///
     /// # Errors
     /// The actor, zone or pool is unknown; nobody may use the pool for the zone, because not all of it is delegated to
