@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 pub enum ErrorKind {
     /// The input is wrong: correct the value that the message names.
     Input,
+    /// The caller may not do this: ask somebody who may, whom the message names.
+    Forbidden,
     /// Nothing is free now: wait, or try again later.
     Wait,
     /// This machine cannot serve it: hand the request to another exit.
@@ -29,8 +31,9 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, for tables that map kinds to something else.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Input,
+        Self::Forbidden,
         Self::Wait,
         Self::OtherExit,
         Self::NormalEgress,
@@ -43,6 +46,7 @@ impl ErrorKind {
     pub const fn advice(self) -> &'static str {
         match self {
             Self::Input => "correct the input",
+            Self::Forbidden => "ask somebody who may",
             Self::Wait => "wait and try again",
             Self::OtherExit => "use another exit",
             Self::NormalEgress => "use the normal egress",

@@ -8,6 +8,7 @@ use aegis_core::epoch::{Epoch, Layout};
 use aegis_core::fleet_file::FleetFile;
 use aegis_core::lease::{self, Closed, Config};
 use aegis_core::net::{Origin, Protocol};
+use aegis_core::tenancy::{Actor, Revoke};
 use aegis_core::time::Time;
 use aegis_core::{ErrorKind, render, usage};
 
@@ -158,4 +159,23 @@ fn a_bundle_of_the_shipped_fleet_survives_both_its_forms() {
     let bundle = file.bundle(&"fra-m01".parse().unwrap(), &layout).unwrap();
     assert_eq!(Bundle::from_bytes(&bundle.to_bytes()).unwrap(), bundle);
     assert_eq!(Bundle::from_json(&bundle.to_json()).unwrap(), bundle);
+}
+
+#[test]
+fn who_loses_the_right_leaves_by_the_normal_egress_from_the_next_bundle_on() {
+    let (mut file, layout) = shipped();
+    let pay = "pay.initech.example".parse().unwrap();
+    let has =
+        |file: &FleetFile| edge(file, &layout, "fra-m01").zone(&pay).map(|zone| zone.pool_id().to_string());
+    assert_eq!(has(&file).unwrap(), "globex-partners");
+    let mut registry = file.registry().unwrap();
+    let globex = Actor::Account("globex".parse().unwrap());
+    let delegation = file.tenancy.delegations()[0].clone();
+    registry.revoke(&globex, &delegation, Revoke::Force, Time::ZERO).unwrap();
+    let leased = "acme-egress".parse().unwrap();
+    (file.inventory, file.tenancy) = registry.clone().into_parts();
+    assert_eq!(has(&file).unwrap_err().kind(), ErrorKind::NormalEgress);
+    registry.enable(&Actor::Operator, &pay, &leased, Time::ZERO).unwrap();
+    (file.inventory, file.tenancy) = registry.into_parts();
+    assert_eq!(has(&file).unwrap(), "acme-egress");
 }

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 
 use aegis_core::epoch::{Epoch, Layout, LayoutPolicy, MachineIndex};
 use aegis_core::fleet::{Coordinates, DataCenter, Fleet, Machine, Partition};
-use aegis_core::inventory::{AddressState, Holding, Inventory, Pool, Right};
+use aegis_core::inventory::{AddressState, Direction, Holding, Inventory, Pool, Right};
 use aegis_core::soft_unicast::Table;
 
 use crate::random::Random;
@@ -43,6 +43,7 @@ pub fn layout() -> Layout {
         right: Right::Byoip,
         prefix,
         data_centers: vec![data_center.id],
+        serves: Direction::Egress,
         state: AddressState::Active,
     };
     let pool = Pool {

@@ -47,7 +47,7 @@ struct Parts {
     layout: LayoutParts,
 }
 
-/// A zone may leave from a pool: the written form of a [`Grant`].
+/// A zone may leave from a pool: a [`Grant`] as it is written, which grants nothing by itself.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ZoneGrant {
@@ -59,8 +59,8 @@ pub struct ZoneGrant {
     pub pool: PoolId,
 }
 
-impl From<&Grant> for ZoneGrant {
-    fn from(grant: &Grant) -> Self {
+impl From<Grant> for ZoneGrant {
+    fn from(grant: Grant) -> Self {
         Self { zone: grant.zone().clone(), account: grant.account().clone(), pool: grant.pool().clone() }
     }
 }
@@ -89,7 +89,7 @@ impl TryFrom<Parts> for Bundle {
 
 impl Bundle {
     /// The bundle of `machine`: all pools of the inventory that `layout` was built from, and the zones that may use
-    /// them. In IPv6 the machine uses `v6_addresses` addresses of each prefix
+    /// them: only a [`Tenancy`](crate::tenancy::Tenancy) makes a [`Grant`], so nobody forges one. In IPv6 the machine uses `v6_addresses` addresses of each prefix
     /// ([`DEFAULT_V6_ADDRESSES`](crate::limits::DEFAULT_V6_ADDRESSES)).
     ///
     /// # Errors
@@ -100,10 +100,10 @@ impl Bundle {
         machine: MachineId,
         layout: Layout,
         inventory: &Inventory,
-        grants: impl IntoIterator<Item = ZoneGrant>,
+        grants: impl IntoIterator<Item = Grant>,
         v6_addresses: u32,
     ) -> Result<Self> {
-        let mut grants: Vec<ZoneGrant> = grants.into_iter().collect();
+        let mut grants: Vec<ZoneGrant> = grants.into_iter().map(ZoneGrant::from).collect();
         grants.sort_unstable();
         let pools = inventory
             .pools()

@@ -1,24 +1,33 @@
 use proptest::prelude::*;
 
-use super::{Bundle, ZoneGrant};
+use super::Bundle;
 use crate::epoch::testing::{World, any_world};
 use crate::error::ErrorKind;
+use crate::tenancy::{Account, EnabledBy, Grant, Tenancy, Zone};
 
-fn grant(zone: &str, pool: &str) -> ZoneGrant {
-    ZoneGrant { zone: zone.parse().unwrap(), account: "acme".parse().unwrap(), pool: pool.parse().unwrap() }
+/// The grants of zones of the one account of the world.
+fn grants(world: &World, zones: &[(&str, &str)]) -> Vec<Grant> {
+    let account = Account { id: "acme".parse().unwrap(), name: "Acme".into() };
+    let zones = zones.iter().map(|(zone, pool)| Zone {
+        id: zone.parse().unwrap(),
+        account: account.id.clone(),
+        pool: Some(pool.parse().unwrap()),
+        enabled_by: EnabledBy::Account,
+    });
+    Tenancy::new(&world.inventory(), [account.clone()], zones, []).unwrap().grants().collect()
 }
 
 fn world() -> World {
     World::new(&[&[1, 2], &[3]]).hold("192.0.2.1/32", &[0, 1]).hold("2001:db8::/64", &[])
 }
 
-fn bundle_of(world: &World, machine: &str, grants: &[ZoneGrant]) -> crate::Result<Bundle> {
+fn bundle_of(world: &World, machine: &str, grants: &[Grant]) -> crate::Result<Bundle> {
     let layout = world.build(4).unwrap();
     Bundle::new(machine.parse().unwrap(), layout, &world.inventory(), grants.iter().cloned(), 256)
 }
 
 fn bundle() -> Bundle {
-    bundle_of(&world(), "d0-m1", &[grant("www", "p0"), grant("api", "p1")]).unwrap()
+    bundle_of(&world(), "d0-m1", &grants(&world(), &[("www", "p0"), ("api", "p1")])).unwrap()
 }
 
 #[test]
@@ -126,11 +135,12 @@ fn a_bundle_of_things_that_do_not_belong_together_is_refused() {
     let e = bundle_of(&world(), "nobody", &[]).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Input);
     assert!(e.message().contains("the layout of epoch 4 does not know machine nobody"), "{e}");
-    let e = bundle_of(&world(), "d0-m0", &[grant("www", "p7")]).unwrap_err();
-    assert!(e.message().contains("zone www may leave from pool p7"), "{e}");
-    let e = bundle_of(&world(), "d0-m0", &[grant("www", "p0"), grant("www", "p1")]).unwrap_err();
-    assert!(e.message().contains("zone www is there twice"), "{e}");
     let newer = world().hold("192.0.2.9/32", &[0]);
+    let e = bundle_of(&world(), "d0-m0", &grants(&newer, &[("www", "p2")])).unwrap_err();
+    assert!(e.message().contains("zone www may leave from pool p2"), "{e}");
+    let twice = [grants(&world(), &[("www", "p0")]), grants(&world(), &[("www", "p1")])].concat();
+    let e = bundle_of(&world(), "d0-m0", &twice).unwrap_err();
+    assert!(e.message().contains("zone www is there twice"), "{e}");
     let layout = world().build(4).unwrap();
     let e = Bundle::new("d0-m0".parse().unwrap(), layout, &newer.inventory(), [], 256).unwrap_err();
     assert!(e.message().contains("pool p2: 192.0.2.9/32 has 192.0.2.9, which the layout"), "{e}");
@@ -141,7 +151,9 @@ proptest! {
 
     #[test]
     fn both_forms_read_back_to_equal_bundles(world in any_world()) {
-        let grants: Vec<_> = world.pools.iter().map(|p| grant(&format!("z-{}", p.id), p.id.as_str())).collect();
+        let zones: Vec<_> = world.pools.iter().map(|p| (format!("z-{}", p.id), p.id.to_string())).collect();
+        let zones: Vec<_> = zones.iter().map(|(zone, pool)| (zone.as_str(), pool.as_str())).collect();
+        let grants = grants(&world, &zones);
         let bundle = bundle_of(&world, "d0-m0", &grants).unwrap();
         prop_assert_eq!(&Bundle::from_bytes(&bundle.to_bytes()).unwrap(), &bundle);
         prop_assert_eq!(&Bundle::from_json(&bundle.to_json()).unwrap(), &bundle);

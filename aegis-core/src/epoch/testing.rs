@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::{Epoch, Layout, LayoutPolicy};
 use crate::fleet::{Coordinates, DataCenter, Fleet, Machine, Partition};
-use crate::inventory::{AddressState, Holding, Inventory, Pool, Right};
+use crate::inventory::{AddressState, Direction, Holding, Inventory, Pool, Right};
 use crate::slices::{Cut, GranuleSize};
 
 /// What a layout is built from, in no particular order.
@@ -55,6 +55,7 @@ impl World {
             right,
             prefix,
             data_centers: data_centers.iter().map(|d| data_center(*d).id).collect(),
+            serves: Direction::Egress,
             state: AddressState::Active,
         });
         self.pools.push(Pool {

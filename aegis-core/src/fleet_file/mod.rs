@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::bundle::{Bundle, ZoneGrant};
+use crate::bundle::Bundle;
 use crate::epoch::{Epoch, Layout, LayoutPolicy};
 use crate::error::{Item, Refusal, Result, unique};
 use crate::fleet::{Coordinates, DataCenter, Fleet, Machine, Partition};
 use crate::id::{AccountId, HoldingId, MachineId, OriginId, PoolId};
 use crate::inventory::{Holding, Inventory, Pool, Right};
 use crate::net::Origin;
-use crate::tenancy::{Account, Delegation, Tenancy, Zone, check_account};
+use crate::tenancy::{Account, Delegation, Registry, Tenancy, Zone, check_account};
 
 mod policy;
 mod rows;
@@ -102,10 +102,17 @@ impl FleetFile {
     /// # Errors
     /// As [`Bundle::new`].
     pub fn bundle(&self, machine: &MachineId, layout: &Layout) -> Result<Bundle> {
-        let grants = self.tenancy.grants();
-        let grants = grants.map(|grant| ZoneGrant::from(&grant));
         let v6_addresses = self.policy.v6_addresses_per_machine;
-        Bundle::new(machine.clone(), layout.clone(), &self.inventory, grants, v6_addresses)
+        Bundle::new(machine.clone(), layout.clone(), &self.inventory, self.tenancy.grants(), v6_addresses)
+    }
+
+    /// Inventory and tenancy as the file says, ready to be changed.
+    ///
+    /// # Errors
+    /// As [`Registry::new`], if a field of this file was changed.
+    pub fn registry(&self) -> Result<Registry> {
+        let max_data_centers = self.policy.data_centers_per_address;
+        Registry::new(self.inventory.clone(), self.tenancy.clone(), max_data_centers)
     }
 
     fn build(rows: Rows) -> Result<Self, Refusal> {
@@ -140,7 +147,12 @@ impl FleetFile {
         let tenancy = Tenancy::build(
             &inventory,
             accounts.into_values(),
-            rows.zone.into_iter().map(|row| Zone { id: row.id, account: row.account, pool: row.pool }),
+            rows.zone.into_iter().map(|row| Zone {
+                id: row.id,
+                account: row.account,
+                pool: row.pool,
+                enabled_by: row.enabled_by,
+            }),
             rows.delegation.into_iter().map(|row| Delegation {
                 prefix: row.prefix.0,
                 from: row.from,
@@ -197,6 +209,7 @@ fn inventory(
             right: row.right,
             prefix: row.prefix.0,
             data_centers: row.data_centers,
+            serves: row.serves,
             state: row.state,
         }),
         pools.into_values().map(|row| Pool {

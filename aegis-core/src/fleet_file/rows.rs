@@ -8,8 +8,9 @@ use serde::Deserialize;
 use super::Policy;
 use crate::error::{Error, Result};
 use crate::id::{AccountId, DataCenterId, HoldingId, MachineId, OriginId, PoolId, ZoneId};
-use crate::inventory::{AddressState, Right, prefix};
+use crate::inventory::{AddressState, Direction, Right, prefix};
 use crate::net::Protocol;
+use crate::tenancy::EnabledBy;
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -61,6 +62,8 @@ pub(super) struct HoldingRow {
     pub(super) prefix: Prefix,
     #[serde(default)]
     pub(super) data_centers: Vec<DataCenterId>,
+    #[serde(default)]
+    pub(super) serves: Direction,
     #[serde(default = "active")]
     pub(super) state: AddressState,
 }
@@ -79,6 +82,8 @@ pub(super) struct ZoneRow {
     pub(super) id: ZoneId,
     pub(super) account: AccountId,
     pub(super) pool: Option<PoolId>,
+    #[serde(default)]
+    pub(super) enabled_by: EnabledBy,
 }
 
 #[derive(Deserialize)]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::inventory::AddressState;
+use crate::inventory::{AddressState, Direction};
 
 /// A small file with one of everything. A wrong file differs from it in one place.
 const GOOD: &str = r#"
@@ -85,11 +85,22 @@ fn defaults_are_filled_in() {
     assert_eq!(pek.partition, Partition::Separate("cn".into()));
     let state = |id: &str| file.inventory.holding(&id.parse().unwrap()).unwrap().state;
     assert_eq!((state("lease"), state("block")), (AddressState::Active, AddressState::Announced));
+    let serves = |id: &str| file.inventory.holding(&id.parse().unwrap()).unwrap().serves;
+    assert_eq!((serves("lease"), serves("block")), (Direction::Egress, Direction::Egress));
     let right = |id: &str| file.inventory.pool(&id.parse().unwrap()).unwrap().right;
     assert_eq!((right("rented"), right("brought")), (Right::Leased, Right::Byoip));
     assert_eq!(file.origins[&"web".parse().unwrap()].origin.to_string(), "tcp 203.0.113.10:443");
     let short = FleetFile::parse("f", &GOOD.replace("weight = 2\n", "")).unwrap();
     assert_eq!(short.fleet.machines().next().unwrap().weight, 1);
+}
+
+#[test]
+fn the_operator_lends_leased_addresses_where_the_file_says_so() {
+    let lent = GOOD.replace("pool = \"brought\"", "pool = \"rented\"\nenabled_by = \"operator\"");
+    let file = FleetFile::parse("f", &lent).unwrap();
+    let grant = file.tenancy.grant(&"shop.globex.example".parse().unwrap()).unwrap();
+    assert_eq!((grant.account().as_str(), grant.pool().as_str()), ("globex", "rented"));
+    assert_eq!(file.registry().unwrap().tenancy(), &file.tenancy);
 }
 
 #[test]
@@ -290,6 +301,16 @@ fn a_wrong_file_is_refused_at_its_place_with_both_parties() {
             r#"prefixes = ["192.0.2.1/32", ¦"198.51.100.1/32"]"#,
             r#"pool "rented": 198.51.100.1/32 is of holding "block", which is byoip; the pool is leased, and never both (holding "block" is at line 37)"#,
         ),
+        (
+            "state = \"announced\"\n\n[[pool]]\nid = \"rented\"\naccount = \"acme\"\nprefixes = [\"192.0.2.1/32\"]\n\n[[pool]]\nid = \"brought\"\naccount = \"acme\"\nprefixes = [",
+            "serves = \"ingress\"\n\n[[pool]]\nid = \"rented\"\naccount = \"acme\"\nprefixes = [\"192.0.2.1/32\"]\n\n[[pool]]\nid = \"brought\"\naccount = \"acme\"\nprefixes = [¦",
+            r#"pool "brought": 198.51.100.0/25 is of holding "block", which serves ingress; a block serves egress or ingress, never both (holding "block" is at line 37)"#,
+        ),
+        (
+            "right = \"leased\"",
+            "right = \"leased\"\nserves = ¦\"ingress\"",
+            r#"holding "lease": 192.0.2.1/32 is leased, and serves egress; only a BYOIP block serves ingress"#,
+        ),
         // tenancy
         (
             "account = \"acme\"\npool",
@@ -304,7 +325,22 @@ fn a_wrong_file_is_refused_at_its_place_with_both_parties() {
         (
             r#"pool = "brought""#,
             r#"pool = ¦"rented""#,
-            r#"zone "shop.globex.example": pool "rented" is leased to account "acme"; zones of account "globex" may not use it (pool "rented" is at line 45)"#,
+            r#"zone "shop.globex.example": pool "rented" is leased to account "acme"; zones of account "globex" may not use it unless the operator enables it (pool "rented" is at line 45)"#,
+        ),
+        (
+            "pool = \"rented\"\n",
+            "pool = \"rented\"\nenabled_by = ¦\"operator\"\n",
+            r#"zone "shop.acme.example": account "acme" may use pool "rented" without the operator; remove enabled_by (pool "rented" is at line 45)"#,
+        ),
+        (
+            "pool = \"rented\"\n",
+            "enabled_by = ¦\"operator\"\n",
+            r#"zone "shop.acme.example": enabled_by says that the operator has enabled it, but it has no pool"#,
+        ),
+        (
+            "to = \"globex\"\n",
+            "to = \"globex\"\n\n[[delegation]]\nprefix = \"198.51.100.0/25\"\nfrom = \"globex\"\nto = ¦\"acme\"\n",
+            r#"delegation 2: 198.51.100.0/25 is of holding "block" of account "acme": account "globex" cannot delegate it back to its owner; the owner revokes the delegation (holding "block" is at line 37)"#,
         ),
         (
             "pool = \"brought\"\n\n[[delegation]]\nprefix = \"198.51.100.0/25\"",

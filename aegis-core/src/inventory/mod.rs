@@ -13,6 +13,9 @@ use crate::limits;
 use crate::net::canonical_ip;
 
 pub(crate) mod prefix;
+mod state;
+
+pub use state::AddressState;
 
 /// By what right a prefix is used.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -33,20 +36,24 @@ impl fmt::Display for Right {
     }
 }
 
-/// How far an address has come; leases are granted from [`AddressState::Active`] ones only.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+/// Which way the connections go that a block serves: never both.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum AddressState {
-    /// Assigned to an account, not yet in BGP.
-    Allocated,
-    /// In BGP, not yet allowed by the origin's firewall.
-    Announced,
-    /// Allowed by the origin's firewall, not yet used.
-    Allowlisted,
-    /// In use.
-    Active,
-    /// Serves its live connections to the end, grants nothing new.
-    Retiring,
+pub enum Direction {
+    /// From the network to origins: pools are made of it.
+    #[default]
+    Egress,
+    /// From clients to the network: no pool, and nothing to delegate.
+    Ingress,
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Egress => "egress",
+            Self::Ingress => "ingress",
+        })
+    }
 }
 
 /// The right to use a prefix.
@@ -63,7 +70,10 @@ pub struct Holding {
     /// The data centers that announce it, in order of their codes. IPv4 only: IPv6 is announced everywhere in the
     /// global partition.
     pub data_centers: Vec<DataCenterId>,
-    /// How far its addresses have come.
+    /// What it serves. A leased holding serves egress.
+    pub serves: Direction,
+    /// How far its addresses have come. All of them together, as they are announced and allowlisted; what is to go on by
+    /// itself is a holding of its own.
     pub state: AddressState,
 }
 
@@ -104,9 +114,9 @@ impl Inventory {
     /// - An id used twice.
     /// - Holding: host bits; overlap with another; a block that no packet comes from; IPv4 BYOIP longer than `/24`,
     ///   IPv6 longer than `/64`; IPv4 announced from no data center, from too many, or from one twice; IPv6 with a
-    ///   list of data centers.
-    /// - Pool: no prefixes; a prefix with host bits, outside any one holding, of another account or right, or
-    ///   overlapping another of the pool; IPv6 longer than `/64`.
+    ///   list of data centers; a leased one that serves ingress.
+    /// - Pool: no prefixes; a prefix with host bits, outside any one holding, of another account or right, of a holding
+    ///   that serves ingress, or overlapping another of the pool; IPv6 longer than `/64`.
     /// - More than [`limits::MAX_POOLED_V4`] IPv4 addresses in all pools together.
     ///
     /// Whether the accounts and data centers exist is not known here.
@@ -218,7 +228,7 @@ impl Inventory {
             let Some(holding) = self.overlapping(*prefix) else {
                 return Err(refuse(format!("{prefix} lies in no holding")));
             };
-            let Holding { id, account, right, prefix: held, .. } = holding;
+            let Holding { id, account, right, serves, prefix: held, .. } = holding;
             let reason = if !held.contains(&*prefix) {
                 format!("{prefix} is more than holding \"{id}\" ({held}); list parts of one holding each")
             } else if *account != pool.account {
@@ -230,6 +240,10 @@ impl Inventory {
                 let ours = pool.right;
                 format!(
                     "{prefix} is of holding \"{id}\", which is {right}; the pool is {ours}, and never both"
+                )
+            } else if *serves != Direction::Egress {
+                format!(
+                    "{prefix} is of holding \"{id}\", which serves {serves}; a block serves egress or ingress, never both"
                 )
             } else if prefix.addr().is_ipv6() && prefix.prefix_len() > limits::LONGEST_V6_HOLDING {
                 format!("{prefix} of holding \"{id}\" is longer than /{}", limits::LONGEST_V6_HOLDING)
@@ -276,6 +290,11 @@ impl Holding {
                 "prefix",
                 format!("{prefix} holds {kind} addresses, which no connection can leave from"),
             ));
+        }
+        if self.right == Right::Leased && self.serves != Direction::Egress {
+            let reason =
+                format!("{prefix} is leased, and serves egress; only a BYOIP block serves {}", self.serves);
+            return Err(refuse("serves", reason));
         }
         match prefix {
             IpNet::V4(_) if self.right == Right::Byoip && len > limits::LONGEST_ROUTED_V4 => {

@@ -7,6 +7,7 @@ fn holding(id: &str, right: Right, prefix: &str, data_centers: &[&str]) -> Holdi
         right,
         prefix: prefix.parse().unwrap(),
         data_centers: data_centers.iter().map(|dc| dc.parse().unwrap()).collect(),
+        serves: Direction::Egress,
         state: AddressState::Active,
     }
 }
@@ -77,6 +78,10 @@ fn a_holding_is_refused_with_the_reason() {
         (holding("h", Right::Leased, "192.0.2.1/32", &five), "from 5 data centers; the limit"),
         (holding("h", Right::Leased, "192.0.2.1/32", &["fra", "ams", "fra"]), "\"fra\" is listed twice"),
         (holding("h", Right::Leased, "2001:db8::/64", &["fra"]), "every global data center"),
+        (
+            Holding { serves: Direction::Ingress, ..leased("h", "192.0.2.1/32") },
+            "only a BYOIP block serves ingress",
+        ),
     ] {
         let message = refused(&[holding], &[]);
         assert!(message.starts_with("holding \"h\": ") && message.contains(reason), "{message}");
@@ -93,7 +98,13 @@ fn a_pool_is_refused_with_the_reason_and_the_holding() {
     let mut foreign = leased("foreign", "198.51.100.1/32");
     foreign.account = "globex".parse().unwrap();
     let brought = holding("brought", Right::Byoip, "203.0.113.0/24", &["fra"]);
-    let holdings = [leased("a", "192.0.2.0/25"), leased("six", "2001:db8::/48"), foreign, brought];
+    let ingress = Holding {
+        id: "front".parse().unwrap(),
+        prefix: "100.64.0.0/24".parse().unwrap(),
+        serves: Direction::Ingress,
+        ..brought.clone()
+    };
+    let holdings = [leased("a", "192.0.2.0/25"), leased("six", "2001:db8::/48"), foreign, brought, ingress];
     for (prefixes, reason) in [
         (&[][..], "no prefixes"),
         (&["192.0.2.1/25"], "host bits"),
@@ -107,6 +118,12 @@ fn a_pool_is_refused_with_the_reason_and_the_holding() {
         let message = refused(&holdings, &[pool("p", prefixes)]);
         assert!(message.starts_with("pool \"p\": ") && message.contains(reason), "{message}");
     }
+    let brought = Pool { right: Right::Byoip, ..pool("p", &["203.0.113.1/32", "100.64.0.1/32"]) };
+    assert_eq!(
+        refused(&holdings, &[brought]),
+        "pool \"p\": 100.64.0.1/32 is of holding \"front\", which serves ingress; a block serves egress or ingress, \
+         never both"
+    );
     assert_eq!(
         refused(&holdings, &[pool("p", &["192.0.2.1/32"]), pool("p", &["192.0.2.2/32"])]),
         "pool \"p\": this id is defined twice"

@@ -9,7 +9,7 @@ use aegis_core::fleet_file::FleetFile;
 use aegis_core::id::{AccountId, DataCenterId, MachineId, ZoneId};
 use aegis_core::inventory::{AddressState, Holding, Inventory, Pool};
 use aegis_core::net::Protocol;
-use aegis_core::tenancy::{Delegation, Tenancy};
+use aegis_core::tenancy::{Delegation, EnabledBy, Tenancy, Zone};
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::Result;
@@ -208,7 +208,9 @@ fn to_loopback(file: &mut FleetFile, left_out: &mut Vec<String>) -> Result<Vec<(
         .zones()
         .map(|zone| {
             let mut zone = zone.clone();
-            zone.pool = zone.pool.filter(|pool| inventory.pool(pool).is_some());
+            if zone.pool.as_ref().is_some_and(|pool| inventory.pool(pool).is_none()) {
+                zone = Zone { pool: None, enabled_by: EnabledBy::Account, ..zone };
+            }
             zone
         })
         .collect();
