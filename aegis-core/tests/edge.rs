@@ -165,8 +165,9 @@ fn a_bundle_of_the_shipped_fleet_survives_both_its_forms() {
 fn who_loses_the_right_leaves_by_the_normal_egress_from_the_next_bundle_on() {
     let (mut file, layout) = shipped();
     let pay = "pay.initech.example".parse().unwrap();
-    let has =
-        |file: &FleetFile| edge(file, &layout, "fra-m01").zone(&pay).map(|zone| zone.pool_id().to_string());
+    let has = |file: &FleetFile| {
+        edge(file, &layout, "fra-m01").zone(&pay).map(|zone| zone.pool_id().unwrap().to_string())
+    };
     assert_eq!(has(&file).unwrap(), "globex-partners");
     let mut registry = file.registry().unwrap();
     let globex = Actor::Account("globex".parse().unwrap());
