@@ -65,3 +65,12 @@ pub(crate) fn any_moving_layout(epoch: u64) -> impl Strategy<Value = Layout> {
     (any_world(), any_moves())
         .prop_map(move |(world, moves)| with_moves(&world.build(epoch).unwrap(), &moves))
 }
+
+impl Layout {
+    /// The same layout in another epoch.
+    pub(crate) fn at_epoch(self, epoch: u64) -> Self {
+        let mut parts = self.parts();
+        parts.epoch = Epoch::new(epoch);
+        Self::try_from(parts).expect("nothing moves since a later epoch")
+    }
+}

@@ -26,6 +26,8 @@ pub(super) const MACHINE: u32 = HAS_SECOND - 1;
 pub struct Table {
     pub(super) epoch: Epoch,
     pub(super) index: RowIndex,
+    /// How many addresses there are; rows are a few more.
+    pub(super) addresses: u32,
     /// One row per row of the index, one cell per granule: [`MACHINE`] and two bits. Unusable granules are nobody's,
     /// and so is every granule of a row that no address has.
     pub(super) cells: Box<[u32]>,
@@ -67,6 +69,7 @@ impl Table {
         Self {
             epoch: layout.epoch(),
             index,
+            addresses: u32::try_from(rows.len()).expect("IPv4 has 2^32 addresses, and a layout fewer"),
             cells: cells.into(),
             port_shift: granule.shift(),
             holdouts,

@@ -5,12 +5,12 @@ use core::net::Ipv6Addr;
 use ipnet::Ipv6Net;
 
 use super::row_index::RowIndex;
-use crate::epoch::{Layout, MachineIndex};
+use crate::epoch::{Layout, MachineIndex, NumberedMachine};
 use crate::slices::V6Fields;
 
 /// The IPv6 half of a table.
 pub(super) struct V6Owners {
-    /// The egress prefixes, merged: the first and the last `/64` of each, as its high 64 bits. Ascending, and apart.
+    /// The [`runs`] of the egress prefixes.
     pub(super) firsts: Box<[u64]>,
     pub(super) lasts: Box<[u64]>,
     /// Data center number and machine number, in one word, to a row.
@@ -21,27 +21,11 @@ pub(super) struct V6Owners {
 
 impl V6Owners {
     pub(super) fn new(layout: &Layout) -> Self {
-        let prefixes = Ipv6Net::aggregate(&layout.v6_prefixes().to_vec());
-        let high = |ip: Ipv6Addr| (ip.to_bits() >> 64) as u64;
-        let mut runs: Vec<(u64, u64)> =
-            prefixes.iter().map(|p| (high(p.network()), high(p.broadcast()))).collect();
-        runs.sort_unstable();
-        // Neighbours that make no prefix together are one run all the same.
-        runs.dedup_by(|next, run| {
-            let touches = run.1.checked_add(1) == Some(next.0);
-            if touches {
-                run.1 = next.1;
-            }
-            touches
-        });
-        let mut numbers: Vec<(u32, u32)> = (0..)
-            .zip(layout.machines())
-            .map(|(position, m)| {
-                let data_center = layout.data_centers()[m.data_center.get()].number;
-                (number(data_center.get(), m.number.get()), MachineIndex::cell(MachineIndex::new(position)))
-            })
+        let runs = runs(layout.v6_prefixes());
+        let numbers: Vec<(u32, u32)> = numbers(layout)
+            .into_iter()
+            .map(|(number, position)| (number, MachineIndex::cell(MachineIndex::new(position))))
             .collect();
-        numbers.sort_unstable();
         let index = RowIndex::new(&numbers.iter().map(|(number, _)| *number).collect::<Vec<_>>());
         let mut machines = vec![0; index.rows()];
         for (number, machine) in numbers {
@@ -69,4 +53,34 @@ impl V6Owners {
 /// The key of a machine: its data center's number, then its own.
 pub(super) fn number(data_center: u16, machine: u16) -> u32 {
     u32::from(data_center) << 16 | u32::from(machine)
+}
+
+/// The number of every machine and its position, ascending.
+pub(super) fn numbers(layout: &Layout) -> Vec<(u32, usize)> {
+    let of =
+        |m: &NumberedMachine| number(layout.data_centers()[m.data_center.get()].number.get(), m.number.get());
+    let mut numbers: Vec<_> = layout.machines().iter().map(of).zip(0..).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// The prefixes, merged: the first and the last `/64` of each, as its high 64 bits. Ascending, and apart.
+pub(super) fn runs(prefixes: &[Ipv6Net]) -> Vec<(u64, u64)> {
+    let high = |ip: Ipv6Addr| (ip.to_bits() >> 64) as u64;
+    let mut runs: Vec<_> = prefixes.iter().map(|p| (high(p.network()), high(p.broadcast()))).collect();
+    runs.sort_unstable();
+    runs.dedup_by(|next, run| {
+        let touches = run.1.checked_add(1).is_none_or(|after| next.0 <= after);
+        if touches {
+            run.1 = run.1.max(next.1);
+        }
+        touches
+    });
+    runs
+}
+
+/// Is a `/64` inside one of the runs?
+pub(super) fn is_inside(runs: &[(u64, u64)], high: u64) -> bool {
+    let below = runs.partition_point(|run| run.0 <= high);
+    below.checked_sub(1).is_some_and(|at| runs[at].1 >= high)
 }
