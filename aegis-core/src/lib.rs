@@ -35,6 +35,7 @@
 //! | module | question it answers |
 //! |---|---|
 //! | [`limits`] [`id`] [`time`] [`error`] [`sync`] | numbers, names, time, errors and atomics, each in one place |
+//! | [`snapshot`] | what is in force now, for readers that never wait? |
 //! | [`net`] | what is an address, a port range, an origin? |
 //! | [`fleet`] | which places and machines exist? |
 //! | [`inventory`] | which addresses exist, by what right? |

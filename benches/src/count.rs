@@ -1,7 +1,7 @@
 //! Hot loops of a fixed number of operations, for whoever counts instructions: the same in every run, on any machine.
 
 use crate::contender::{Churn, Contender, Scene, fill, refusal};
-use crate::lookup::{Lookup, Question, SoftUnicast, ask, layout, packets};
+use crate::lookup::{Lookup, Question, Size, SoftUnicast, ask, layout, packets};
 use crate::ours::{Access, Ours, Resting};
 
 /// The loops that are counted.
@@ -45,7 +45,8 @@ pub fn run(name: &str, n: u64) -> bool {
         "refusal, 2,048 ports" => refused(SHARE),
         "refusal, 63,488 ports" => refused(Scene { granules: 31, ..SHARE }),
         "owner, independent" => {
-            let (table, packets) = (SoftUnicast::of(&layout()), packets());
+            let (table, packets) =
+                (<SoftUnicast as Lookup>::of(&layout(Size::BLOCK_OF_256)), packets(Size::BLOCK_OF_256));
             counted(&mut || ask(&table, Question::Independent, &packets, n));
         }
         _ => return false,

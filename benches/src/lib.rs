@@ -33,7 +33,8 @@ pub use contender::{Beside, Churn, Contender, Scene, fill, refusal};
 pub use cores::{core_to_core, cores};
 pub use counting::{Counted, Counters, FourShared, OnesOwn};
 pub use lookup::{
-    BATCH, Hashed, Lookup, Packet, Question, SoftUnicast, Sorted, StdHashed, ask, layout, packets,
+    BATCH, BareArray, Hashed, HashedV6, Lookup, LookupV6, Packet, Question, Size, SoftUnicast, Sorted,
+    Spread, StdHashed, Trie, ask, ask_v6, layout, layout_v6, packets, packets_v6,
 };
 pub use ours::{Access, Ours, Resting};
 pub use peers::{

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use aegis_benches::safety::crowd;
 use aegis_benches::{
-    Access, Beside, Bitmap, Contender, DashSet, HaproxyRing, Hashbrown, Hashed, Lookup, Ours, PapayaSet,
-    PerOrigin, Random, Resting, Ring, SccSet, Scene, Sets, Sharded, SoftUnicast, Sorted, Stack, StdHashed,
-    fill, layout, packets,
+    Access, BareArray, Beside, Bitmap, Contender, DashSet, HaproxyRing, Hashbrown, Hashed, HashedV6, Lookup,
+    LookupV6, Ours, PapayaSet, PerOrigin, Random, Resting, Ring, SccSet, Scene, Sets, Sharded, Size,
+    SoftUnicast, Sorted, Spread, Stack, StdHashed, Trie, fill, layout, layout_v6, packets, packets_v6,
 };
 
 const SCENE: Scene = Scene { granule: 256, granules: 3, origins: 2 };
@@ -79,23 +79,42 @@ fn threads_get_no_port_twice_and_no_false_refusal() {
 
 #[test]
 fn every_lookup_gives_the_layouts_owner() {
-    let layout = layout();
-    let (ours, hashed) = (SoftUnicast::of(&layout), Hashed::of(&layout));
-    let (std_hashed, sorted) = (StdHashed::of(&layout), Sorted::of(&layout));
-    let mut owned = 0;
-    for batch in &packets() {
-        for &(ip, port) in batch {
-            let owner = layout.owner(ip.into(), port).map(|owner| owner.machine.get() as u32);
-            owned += u32::from(owner.is_some());
-            let said = [
-                ours.owner((ip, port)),
-                hashed.owner((ip, port)),
-                std_hashed.owner((ip, port)),
-                sorted.owner((ip, port)),
-            ];
-            assert_eq!(said, [owner; 4], "{ip} {port}");
+    for (addresses, spread) in [(1, Spread::Block), (256, Spread::Block), (256, Spread::Scattered)] {
+        let size = Size { addresses, spread };
+        let layout = layout(size);
+        assert_eq!(layout.rows().len(), addresses as usize);
+        let (ours, hashed) = (<SoftUnicast as Lookup>::of(&layout), Hashed::of(&layout));
+        let (std_hashed, sorted) = (StdHashed::of(&layout), Sorted::of(&layout));
+        let (trie, bare) = (Trie::of(&layout), BareArray::of(&layout));
+        let mut owned = 0;
+        for batch in &packets(size) {
+            for &(ip, port) in batch {
+                let owner = layout.owner(ip.into(), port).map(|owner| owner.machine.get() as u32);
+                owned += u32::from(owner.is_some());
+                let said = [
+                    ours.owner((ip, port)),
+                    hashed.owner((ip, port)),
+                    std_hashed.owner((ip, port)),
+                    sorted.owner((ip, port)),
+                    trie.owner((ip, port)),
+                ];
+                assert_eq!(said, [owner; 5], "{ip} {port}");
+                if spread == Spread::Block {
+                    assert_eq!(bare.owner((ip, port)), owner, "{ip} {port}");
+                }
+            }
+            assert_eq!(ours.batch(batch), hashed.batch(batch));
         }
-        assert_eq!(ours.batch(batch), hashed.batch(batch));
+        assert!(owned > 10_000, "most packets have an owner: {owned}");
     }
-    assert!(owned > 10_000, "most packets have an owner: {owned}");
+}
+
+#[test]
+fn every_v6_lookup_gives_the_layouts_owner() {
+    let layout = layout_v6(1_200, 20);
+    let (ours, hashed) = (<SoftUnicast as LookupV6>::of(&layout), HashedV6::of(&layout));
+    for (ip, port) in packets_v6(&layout).into_iter().take(2_000) {
+        let owner = layout.owner(ip.into(), port).map(|owner| owner.machine.get() as u32);
+        assert_eq!([ours.owner(ip, port), hashed.owner(ip, port)], [owner; 2], "{ip} {port}");
+    }
 }

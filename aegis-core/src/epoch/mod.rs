@@ -17,6 +17,8 @@ mod owner;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
+pub(crate) mod testing_handovers;
+#[cfg(test)]
 mod tests;
 
 pub use build::LayoutPolicy;

@@ -60,6 +60,22 @@ impl MachineIndex {
     pub const fn get(self) -> usize {
         (self.0.get() - 1) as usize
     }
+
+    /// The word that an owner table stores.
+    pub(crate) const fn cell(machine: Option<Self>) -> u32 {
+        match machine {
+            Some(machine) => machine.0.get(),
+            None => 0,
+        }
+    }
+
+    /// What a word of an owner table says; 0 says *nobody*.
+    pub(crate) const fn from_cell(cell: u32) -> Option<Self> {
+        match NonZeroU32::new(cell) {
+            Some(cell) => Some(Self(cell)),
+            None => None,
+        }
+    }
 }
 
 impl fmt::Debug for MachineIndex {

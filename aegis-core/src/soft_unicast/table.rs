@@ -1,32 +1,42 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv6Net;
-
-use super::address_index::AddressIndex;
+use super::overlay::Overlay;
+use super::row_index::RowIndex;
+use super::v6::V6Owners;
 use crate::epoch::{DataCenterIndex, Epoch, Layout, MachineIndex, Owner};
 use crate::error::{Error, Result};
 use crate::id::{DataCenterId, MachineId};
-use crate::slices::V6Fields;
+use crate::net::canonical_ip;
+use crate::snapshot::Snapshot;
+
+/// Bit of a cell: some port of the granule stayed behind at another machine.
+pub(super) const HAS_HOLDOUTS: u32 = 1 << 31;
+
+/// Bit of a cell: the granule has a second owner.
+pub(super) const HAS_SECOND: u32 = 1 << 30;
+
+/// The bits of a cell that say whose the granule is.
+pub(super) const MACHINE: u32 = HAS_SECOND - 1;
 
 /// (egress IP, port) -> machine and data center, for one layout. Immutable, so readers never wait and never see a mix
 /// of epochs.
 ///
-/// The answers are those of [`Layout::owner`]. Port 0, reserved and unassigned ports and foreign addresses are
-/// nobody's, never a neighbour's.
+/// The answers are those of [`Layout::owner`] and [`Layout::second_owner`]. Port 0, reserved and unassigned ports and
+/// foreign addresses are nobody's, never a neighbour's.
 pub struct Table {
-    epoch: Epoch,
-    index: AddressIndex,
-    /// The address at each slot; an empty slot has an address, too, but nobody owns a port of its row.
-    addresses: Box<[Ipv4Addr]>,
-    /// One row per slot, one cell per granule. Unusable granules are nobody's.
-    owners: Box<[Option<MachineIndex>]>,
+    pub(super) epoch: Epoch,
+    pub(super) index: RowIndex,
+    /// How many addresses there are; rows are a few more.
+    pub(super) addresses: u32,
+    /// One row per row of the index, one cell per granule: [`MACHINE`] and two bits. Unusable granules are nobody's,
+    /// and so is every granule of a row that no address has.
+    pub(super) cells: Box<[u32]>,
     /// `port >> port_shift` is the cell in a row, and rows have `1 << (16 - port_shift)` cells.
-    port_shift: u32,
-    v6_prefixes: Box<[Ipv6Net]>,
-    /// Data center number and machine number, and whose they are; ascending. A search and not an array by number: a
-    /// few machines may have large numbers.
-    v6_machines: Box<[(u32, MachineIndex)]>,
-    data_centers_of: Box<[DataCenterIndex]>,
+    pub(super) port_shift: u32,
+    pub(super) holdouts: Overlay,
+    pub(super) second_owners: Overlay,
+    pub(super) v6: V6Owners,
+    pub(super) data_centers_of: Box<[DataCenterIndex]>,
     machine_ids: Box<[MachineId]>,
     data_center_ids: Box<[DataCenterId]>,
 }
@@ -34,36 +44,37 @@ pub struct Table {
 impl Table {
     /// The table of `layout`.
     pub fn new(layout: &Layout) -> Self {
+        assert!(layout.machines().len() < MACHINE as usize, "so many machines fit into no memory");
         let rows = layout.rows();
-        let index = AddressIndex::new(&rows.iter().map(|row| row.address()).collect::<Vec<_>>());
+        let index = RowIndex::new(&rows.iter().map(|row| row.address().to_bits()).collect::<Vec<_>>());
         let granule = layout.cut().granule();
-        let cells = usize::from(granule.granules_per_address());
-        let mut addresses = vec![Ipv4Addr::UNSPECIFIED; index.slots()];
-        let mut owners = vec![None; index.slots() * cells];
+        let cells_per_row = usize::from(granule.granules_per_address());
+        let mut cells = vec![0; index.rows() * cells_per_row];
+        let start = |address: Ipv4Addr| {
+            index.find(address.to_bits()).expect("the index is of these addresses") * cells_per_row
+        };
         for row in rows {
-            let slot = index.slot(row.address());
-            addresses[slot] = row.address();
-            owners[slot * cells..][..cells].copy_from_slice(row.owners());
+            let start = start(row.address());
+            for (cell, owner) in cells[start..].iter_mut().zip(row.owners()) {
+                *cell = MachineIndex::cell(*owner);
+            }
         }
-        let number = |data_center: u16, machine: u16| u32::from(data_center) << 16 | u32::from(machine);
-        let mut v6_machines: Vec<(u32, MachineIndex)> = layout
-            .machines()
-            .iter()
-            .enumerate()
-            .filter_map(|(position, m)| {
-                let data_center = layout.data_centers()[m.data_center.get()].number;
-                Some((number(data_center.get(), m.number.get()), MachineIndex::new(position)?))
-            })
-            .collect();
-        v6_machines.sort_unstable();
+        let (holdouts, second_owners) = (Overlay::holdouts(layout), Overlay::second_owners(layout));
+        for (address, port, _) in holdouts.iter() {
+            cells[start(address) + usize::from(port >> granule.shift())] |= HAS_HOLDOUTS;
+        }
+        for (address, granule, _) in second_owners.iter() {
+            cells[start(address) + usize::from(granule)] |= HAS_SECOND;
+        }
         Self {
             epoch: layout.epoch(),
             index,
-            addresses: addresses.into(),
-            owners: owners.into(),
+            addresses: u32::try_from(rows.len()).expect("IPv4 has 2^32 addresses, and a layout fewer"),
+            cells: cells.into(),
             port_shift: granule.shift(),
-            v6_prefixes: Ipv6Net::aggregate(&layout.v6_prefixes().to_vec()).into(),
-            v6_machines: v6_machines.into(),
+            holdouts,
+            second_owners,
+            v6: V6Owners::new(layout),
             data_centers_of: layout.machines().iter().map(|m| m.data_center).collect(),
             machine_ids: layout.machines().iter().map(|m| m.id.clone()).collect(),
             data_center_ids: layout.data_centers().iter().map(|d| d.id.clone()).collect(),
@@ -75,26 +86,57 @@ impl Table {
         self.epoch
     }
 
-    /// Who owns `port` of `ip`; none if nobody does. An IPv4-mapped IPv6 address is the IPv4 address.
+    /// Whose is a packet for `port` of `ip`; none if it is nobody's. An IPv4-mapped IPv6 address is the IPv4 address. A
+    /// port that stayed behind after a handover is the machine's where it is open.
+    #[inline]
     pub fn owner(&self, ip: IpAddr, port: u16) -> Option<Owner> {
         let machine = match ip {
             IpAddr::V4(ip) => self.owner_v4(ip, port),
-            IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
-                Some(ip) => self.owner_v4(ip, port),
-                None => self.owner_v6(ip, port),
-            },
+            IpAddr::V6(ip) => self.owner_v6(ip, port),
         }?;
-        Some(Owner { machine, data_center: self.data_centers_of[machine.get()], epoch: self.epoch })
+        Some(self.owner_at(machine))
+    }
+
+    /// The other machine that may know a flow which [`owner`](Self::owner) does not know: a packet is passed on to it at
+    /// most once. None unless the granule is moving, or has moved lately.
+    pub fn second_owner(&self, ip: IpAddr, port: u16) -> Option<Owner> {
+        let IpAddr::V4(ip) = canonical_ip(ip) else { return None };
+        let cell = self.cell(ip, port)?;
+        let machine = if cell & HAS_HOLDOUTS != 0 && self.holdouts.get(ip, port).is_some() {
+            MachineIndex::from_cell(cell & MACHINE)
+        } else if cell & HAS_SECOND != 0 {
+            self.second_owners.get(ip, port >> self.port_shift)
+        } else {
+            None
+        }?;
+        Some(self.owner_at(machine))
     }
 
     /// Which machine owns `port` of an IPv4 address: the data path's question, without the rest of the answer.
     #[inline]
     pub fn owner_v4(&self, ip: Ipv4Addr, port: u16) -> Option<MachineIndex> {
-        let slot = self.index.slot(ip);
-        let cell = slot << (16 - self.port_shift) | usize::from(port >> self.port_shift);
-        // Both loads start before the comparison is known.
-        let owner = self.owners[cell];
-        if self.addresses[slot] == ip { owner } else { None }
+        let cell = self.cell(ip, port)?;
+        if cell & HAS_HOLDOUTS != 0 {
+            return self.holdouts.get(ip, port).or(MachineIndex::from_cell(cell & MACHINE));
+        }
+        MachineIndex::from_cell(cell & MACHINE)
+    }
+
+    /// Which machine owns an IPv6 address, read from its bits; port 0 is nobody's. An IPv4-mapped address is the IPv4
+    /// address.
+    #[inline]
+    pub fn owner_v6(&self, ip: Ipv6Addr, port: u16) -> Option<MachineIndex> {
+        // A mapped address has no data center number, and so no owner here.
+        let owner = self.v6.owner(ip, port);
+        if owner.is_some() { owner } else { self.owner_v4(ip.to_ipv4_mapped()?, port) }
+    }
+
+    /// [`owner`](Self::owner) of many packets: `owners[n]` becomes the answer to `packets[n]`.
+    ///
+    /// # Errors
+    /// The slices differ in length; nothing is written.
+    pub fn owners(&self, packets: &[(IpAddr, u16)], owners: &mut [Option<Owner>]) -> Result<()> {
+        answer(packets, owners, |ip, port| self.owner(ip, port))
     }
 
     /// [`owner_v4`](Self::owner_v4) of many packets: `owners[n]` becomes the answer to `packets[n]`. Independent
@@ -103,17 +145,15 @@ impl Table {
     /// # Errors
     /// The slices differ in length; nothing is written.
     pub fn owners_v4(&self, packets: &[(Ipv4Addr, u16)], owners: &mut [Option<MachineIndex>]) -> Result<()> {
-        if packets.len() != owners.len() {
-            return Err(Error::input(format!(
-                "{} packets, but room for {} owners; give slices of one length",
-                packets.len(),
-                owners.len()
-            )));
-        }
-        for ((ip, port), owner) in packets.iter().zip(owners) {
-            *owner = self.owner_v4(*ip, *port);
-        }
-        Ok(())
+        answer(packets, owners, |ip, port| self.owner_v4(ip, port))
+    }
+
+    /// [`owner_v6`](Self::owner_v6) of many packets: `owners[n]` becomes the answer to `packets[n]`.
+    ///
+    /// # Errors
+    /// The slices differ in length; nothing is written.
+    pub fn owners_v6(&self, packets: &[(Ipv6Addr, u16)], owners: &mut [Option<MachineIndex>]) -> Result<()> {
+        answer(packets, owners, |ip, port| self.owner_v6(ip, port))
     }
 
     /// The id of a machine; none if the index is of another table.
@@ -131,22 +171,49 @@ impl Table {
         self.data_centers_of.get(machine.get()).copied()
     }
 
-    /// Whose an IPv6 address is, read from its bits.
-    fn owner_v6(&self, ip: Ipv6Addr, port: u16) -> Option<MachineIndex> {
-        let fields = V6Fields::parse(ip)?;
-        let below = self.v6_prefixes.partition_point(|prefix| prefix.network() <= ip);
-        let inside = port != 0 && self.v6_prefixes[below.checked_sub(1)?].contains(&ip);
-        let number = u32::from(fields.data_center.get()) << 16 | u32::from(fields.machine.get());
-        let position = self.v6_machines.binary_search_by_key(&number, |(number, _)| *number).ok()?;
-        inside.then(|| self.v6_machines[position].1)
+    /// The cell of a port's granule; none for a foreign address.
+    #[inline]
+    fn cell(&self, ip: Ipv4Addr, port: u16) -> Option<u32> {
+        let row = self.index.find(ip.to_bits())?;
+        Some(self.cells[row << (16 - self.port_shift) | usize::from(port >> self.port_shift)])
     }
+
+    fn owner_at(&self, machine: MachineIndex) -> Owner {
+        Owner { machine, data_center: self.data_centers_of[machine.get()], epoch: self.epoch }
+    }
+}
+
+impl Snapshot for Table {
+    fn epoch(&self) -> u64 {
+        self.epoch.get()
+    }
+}
+
+/// Answers `packets` in their order.
+#[inline]
+fn answer<Ip: Copy, T>(
+    packets: &[(Ip, u16)],
+    owners: &mut [Option<T>],
+    owner: impl Fn(Ip, u16) -> Option<T>,
+) -> Result<()> {
+    if packets.len() != owners.len() {
+        return Err(Error::input(format!(
+            "{} packets, but room for {} owners; give slices of one length",
+            packets.len(),
+            owners.len()
+        )));
+    }
+    for ((ip, port), answer) in packets.iter().zip(owners) {
+        *answer = owner(*ip, *port);
+    }
+    Ok(())
 }
 
 impl core::fmt::Debug for Table {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Table")
             .field("epoch", &self.epoch)
-            .field("slots", &self.addresses.len())
+            .field("rows", &self.index.rows())
             .field("machines", &self.machine_ids.len())
             .finish_non_exhaustive()
     }
@@ -156,6 +223,7 @@ impl core::fmt::Debug for Table {
 mod tests {
     use super::*;
     use crate::epoch::testing::{World, any_world};
+    use crate::epoch::testing_handovers::any_moving_layout;
     use proptest::prelude::*;
 
     #[test]
@@ -201,10 +269,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
 
-        /// Against `Layout::owner`, and against a model that knows only what each machine was told of its shares.
+        /// Against the layout, and against a model that knows only what each machine was told of its shares.
         #[test]
-        fn every_port_of_every_address_has_the_layouts_owner(world in any_world()) {
-            let layout = world.build(1).unwrap();
+        fn every_port_of_every_address_has_the_layouts_owners(layout in any_moving_layout(9)) {
             let table = Table::new(&layout);
             let near = |row: &crate::epoch::Row| [-1, 0, 1].map(|n| row.address().to_bits().wrapping_add_signed(n));
             for ip in layout.rows().iter().flat_map(near).map(Ipv4Addr::from_bits) {
@@ -214,16 +281,25 @@ mod tests {
                         range.ports().for_each(|port| model[usize::from(port)] = Some(&machine.id));
                     }
                 }
+                for holdout in layout.handovers().holdouts().iter().filter(|h| h.address == ip) {
+                    model[usize::from(holdout.port)] = Some(&layout.machines()[holdout.machine.get()].id);
+                }
                 let packets: Vec<_> = (0..=u16::MAX).map(|port| (ip, port)).collect();
-                let mut batch = vec![None; packets.len()];
+                let mixed: Vec<_> = packets.iter().map(|(ip, port)| (IpAddr::V4(*ip), *port)).collect();
+                let (mut batch, mut owners) = (vec![None; packets.len()], vec![None; packets.len()]);
                 table.owners_v4(&packets, &mut batch).unwrap();
+                table.owners(&mixed, &mut owners).unwrap();
                 for port in 0..=u16::MAX {
-                    let owner = table.owner(ip.into(), port);
+                    let (owner, at) = (table.owner(ip.into(), port), usize::from(port));
                     let machine = owner.map(|o| table.machine_id(o.machine).unwrap());
-                    prop_assert_eq!(machine, model[usize::from(port)]);
-                    prop_assert_eq!(owner.map(|o| o.machine), batch[usize::from(port)]);
+                    prop_assert_eq!(machine, model[at]);
+                    prop_assert_eq!((owner.map(|o| o.machine), owner), (batch[at], owners[at]));
                     if layout.row(ip).is_some() {
                         prop_assert_eq!(owner, layout.owner(ip.into(), port));
+                        let second = table.second_owner(ip.into(), port);
+                        prop_assert_eq!(second, layout.second_owner(ip.into(), port), "{} {}", ip, port);
+                    } else {
+                        prop_assert_eq!(table.second_owner(ip.into(), port), None);
                     }
                 }
             }
@@ -237,8 +313,13 @@ mod tests {
                 let network: Ipv6Addr = network.parse().unwrap();
                 let bits = u128::from(d) << 48 | u128::from(m) << 32 | u128::from(host);
                 let ip = IpAddr::V6(Ipv6Addr::from_bits(network.to_bits() | bits));
-                for port in [0, 1, 65_535] {
+                let packets = [0, 1, 65_535].map(|port| (ip, port));
+                let mut owners = [None; 3];
+                table.owners(&packets, &mut owners).unwrap();
+                for ((ip, port), owner) in packets.into_iter().zip(owners) {
                     prop_assert_eq!(table.owner(ip, port), layout.owner(ip, port), "{}", ip);
+                    prop_assert_eq!(owner, layout.owner(ip, port));
+                    prop_assert_eq!(table.second_owner(ip, port), None);
                 }
             }
         }

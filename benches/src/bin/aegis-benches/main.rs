@@ -49,9 +49,8 @@ fn report(arguments: &Arguments) {
         crowds::table(),
         children::memory(),
         connects::table(),
-        lookups::table(),
     ];
-    for table in tables {
+    for table in tables.into_iter().chain(lookups::tables()) {
         table.print(&run, &arguments.only);
     }
 }
