@@ -102,13 +102,22 @@ fn numbers_survive_new_and_lost_members() {
     world.machines.push(moved);
     let second = world.build_after(Some(&first), 2).unwrap();
     assert_eq!(address(&second, "d0-m1"), address(&first, "d0-m1"));
-    assert_eq!(address(&second, "a-new-one"), Some("2001:db8::1:1:0:1".parse().unwrap()), "the free number");
+    assert_eq!(
+        address(&second, "a-new-one"),
+        Some("2001:db8::1:3:0:1".parse().unwrap()),
+        "not the number of one that may have connections"
+    );
     assert_eq!(
         address(&second, "d1-m0"),
-        Some("2001:db8::1:3:0:1".parse().unwrap()),
+        Some("2001:db8::1:4:0:1".parse().unwrap()),
         "numbered where it is now"
     );
     assert_eq!(address(&second, "d0-m0"), None);
+    let mut newest = world.machines[0].clone();
+    newest.id = id("b-new-one");
+    world.machines.push(newest);
+    let third = world.build_after(Some(&second), 3).unwrap();
+    assert_eq!(address(&third, "b-new-one"), Some("2001:db8::1:1:0:1".parse().unwrap()), "free by now");
 }
 
 #[test]
