@@ -105,6 +105,10 @@ impl Parts {
                 return Err(format!("granule {at} drains to its own owner, machine {}", owner.get()));
             }
             self.check_machine(drain.to, &at)?;
+            let to = drain.to.map(|to| &self.machines[to.get()]);
+            if let Some(to) = to.filter(|to| to.standing != Standing::Serving) {
+                return Err(format!("granule {at} drains to machine {}, which grants nothing", to.id));
+            }
         }
         for holdout in &moving.holdouts {
             let at = Place(holdout.address, holdout.port).to_string();
