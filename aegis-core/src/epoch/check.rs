@@ -102,7 +102,10 @@ impl Parts {
             let owner = self.owner_of("draining granule", drain.address, drain.granule, drain.since)?;
             let Some(owner) = owner else { return Err(format!("granule {at} drains, but is nobody's")) };
             if drain.to == Some(owner) {
-                return Err(format!("granule {at} drains to its own owner, machine {}", owner.get()));
+                return Err(format!(
+                    "granule {at} drains to its own owner, machine {}",
+                    self.machines[owner.get()].id
+                ));
             }
             self.check_machine(drain.to, &at)?;
             let to = drain.to.map(|to| &self.machines[to.get()]);
