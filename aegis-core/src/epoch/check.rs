@@ -102,9 +102,16 @@ impl Parts {
             let owner = self.owner_of("draining granule", drain.address, drain.granule, drain.since)?;
             let Some(owner) = owner else { return Err(format!("granule {at} drains, but is nobody's")) };
             if drain.to == Some(owner) {
-                return Err(format!("granule {at} drains to its own owner, machine {}", owner.get()));
+                return Err(format!(
+                    "granule {at} drains to its own owner, machine {}",
+                    self.machines[owner.get()].id
+                ));
             }
             self.check_machine(drain.to, &at)?;
+            let to = drain.to.map(|to| &self.machines[to.get()]);
+            if let Some(to) = to.filter(|to| to.standing != Standing::Serving) {
+                return Err(format!("granule {at} drains to machine {}, which grants nothing", to.id));
+            }
         }
         for holdout in &moving.holdouts {
             let at = Place(holdout.address, holdout.port).to_string();

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use super::{DataCenterIndex, Layout, MachineIndex, NumberedDataCenter, NumberedMachine, Standing};
 use crate::error::{Error, Result};
 use crate::fleet::{Fleet, Machine, Partition};
+use crate::id::DataCenterId;
 
 /// The members of a layout, in id order. A separate partition gets no global addresses, so no layout knows it.
 pub(super) struct Members {
@@ -16,7 +17,8 @@ pub(super) struct Members {
 }
 
 impl Members {
-    /// The members that `fleet` has, with the numbers that they had in `previous`.
+    /// The members that `fleet` has, with the numbers that they had in `previous`. Numbers of those that `fleet` has no
+    /// more are nobody's yet: in `previous` they may have connections.
     pub(super) fn new(fleet: &Fleet, previous: Option<&Layout>) -> Result<Self> {
         let ids: Vec<_> =
             fleet.data_centers().filter(|d| d.partition == Partition::Global).map(|d| &d.id).collect();
@@ -24,7 +26,8 @@ impl Members {
             let previous = previous?;
             Some(previous.data_centers()[previous.data_center_index(id)?.get()].number)
         });
-        let numbers = number(kept.collect(), || "the fleet".into(), "data centers")?;
+        let used = previous.iter().flat_map(|previous| previous.data_centers()).map(|d| d.number);
+        let numbers = number(kept.collect(), used.collect(), || "the fleet".into(), "data centers")?;
 
         let mut at_site: Vec<Vec<(usize, &Machine)>> = vec![Vec::new(); ids.len()];
         let global = fleet.machines().filter_map(|m| Some((ids.binary_search(&&m.data_center).ok()?, m)));
@@ -37,7 +40,8 @@ impl Members {
         let mut weights = Vec::with_capacity(ids.len());
         for (site, local) in at_site.iter().enumerate() {
             let kept = local.iter().map(|(_, machine)| kept_number(previous?, machine));
-            let numbers = number(kept.collect(), || format!("data center {}", ids[site]), "machines")?;
+            let used = used_numbers(previous, ids[site]);
+            let numbers = number(kept.collect(), used, || format!("data center {}", ids[site]), "machines")?;
             let data_center = DataCenterIndex::new(site).expect("every data center has a 16-bit number");
             for ((position, machine), number) in local.iter().zip(numbers) {
                 machines[*position] = Some(NumberedMachine {
@@ -70,16 +74,24 @@ fn kept_number(previous: &Layout, machine: &Machine) -> Option<NonZeroU16> {
     (previous.data_centers()[old.data_center.get()].id == machine.data_center).then_some(old.number)
 }
 
-/// A number for each party: the one it had (`kept`), else the smallest one that nobody has, in the order given.
+/// The numbers of the machines that a data center had.
+fn used_numbers(previous: Option<&Layout>, site: &DataCenterId) -> BTreeSet<NonZeroU16> {
+    let site = previous.and_then(|previous| previous.data_center_index(site));
+    let machines = previous.iter().flat_map(|previous| previous.machines());
+    machines.filter(|machine| Some(machine.data_center) == site).map(|machine| machine.number).collect()
+}
+
+/// A number for each party: the one it had (`kept`), else the smallest one that nobody has or had (`used`), in the order
+/// given.
 ///
 /// So parties can come and go and nobody else is renumbered. Numbers start at 1.
 fn number(
     kept: Vec<Option<NonZeroU16>>,
+    used: BTreeSet<NonZeroU16>,
     place: impl Fn() -> String,
     parties: &str,
 ) -> Result<Vec<NonZeroU16>> {
-    let taken: BTreeSet<NonZeroU16> = kept.iter().flatten().copied().collect();
-    let mut free = (1..=u16::MAX).filter_map(NonZeroU16::new).filter(|number| !taken.contains(number));
+    let mut free = (1..=u16::MAX).filter_map(NonZeroU16::new).filter(|number| !used.contains(number));
     let count = kept.len();
     kept.into_iter().map(|number| number.or_else(|| free.next())).collect::<Option<_>>().ok_or_else(|| {
         Error::input(format!("{} has {count} {parties}; IPv6 addresses number at most {}", place(), u16::MAX))
@@ -92,12 +104,16 @@ mod tests {
 
     #[test]
     fn old_numbers_stay_and_new_ones_fill_the_gaps() {
-        let number = |kept: Vec<Option<NonZeroU16>>| number(kept, || "fra".into(), "machines");
+        let number = |kept: Vec<Option<NonZeroU16>>, used: &[u16]| {
+            let used = used.iter().copied().filter_map(NonZeroU16::new).collect();
+            number(kept, used, || "fra".into(), "machines")
+        };
         let kept = [0, 2, 0, 4, 0].map(NonZeroU16::new);
-        let numbers: Vec<u16> = number(kept.to_vec()).unwrap().into_iter().map(NonZeroU16::get).collect();
-        assert_eq!(numbers, [1, 2, 3, 4, 5]);
-        assert!(number(vec![None; 65_535]).is_ok());
-        let e = number(vec![None; 65_536]).unwrap_err();
+        let numbers = number(kept.to_vec(), &[2, 3, 4]).unwrap();
+        let numbers: Vec<u16> = numbers.into_iter().map(NonZeroU16::get).collect();
+        assert_eq!(numbers, [1, 2, 5, 4, 6], "3 was somebody's");
+        assert!(number(vec![None; 65_535], &[]).is_ok());
+        let e = number(vec![None; 65_536], &[]).unwrap_err();
         assert_eq!(e.message(), "fra has 65536 machines; IPv6 addresses number at most 65535");
     }
 }

@@ -102,13 +102,22 @@ fn numbers_survive_new_and_lost_members() {
     world.machines.push(moved);
     let second = world.build_after(Some(&first), 2).unwrap();
     assert_eq!(address(&second, "d0-m1"), address(&first, "d0-m1"));
-    assert_eq!(address(&second, "a-new-one"), Some("2001:db8::1:1:0:1".parse().unwrap()), "the free number");
+    assert_eq!(
+        address(&second, "a-new-one"),
+        Some("2001:db8::1:3:0:1".parse().unwrap()),
+        "not the number of one that may have connections"
+    );
     assert_eq!(
         address(&second, "d1-m0"),
-        Some("2001:db8::1:3:0:1".parse().unwrap()),
+        Some("2001:db8::1:4:0:1".parse().unwrap()),
         "numbered where it is now"
     );
     assert_eq!(address(&second, "d0-m0"), None);
+    let mut newest = world.machines[0].clone();
+    newest.id = id("b-new-one");
+    world.machines.push(newest);
+    let third = world.build_after(Some(&second), 3).unwrap();
+    assert_eq!(address(&third, "b-new-one"), Some("2001:db8::1:1:0:1".parse().unwrap()), "free by now");
 }
 
 #[test]
@@ -157,6 +166,65 @@ fn a_broken_rule_is_refused_by_name() {
         let e = fault(path, value);
         assert!(e.contains(words), "{path}: {e}");
     }
+}
+
+/// The same for what is moving.
+#[test]
+fn a_broken_handover_is_refused_by_name() {
+    let layout = World::new(&[&[1], &[1], &[1]]).hold("192.0.2.1/32", &[0, 1]).build(1).unwrap();
+    assert_eq!(layout.shares_of(&id("d1-m0")).next().unwrap().1.lo(), 17 << 11, "the first one of d1");
+    let mut good: serde_json::Value = serde_json::from_str(&layout.to_json()).unwrap();
+    good["content"]["machines"][2]["standing"] = "leaving".into();
+    good["content"]["handovers"] = serde_json::json!({
+        "draining": [
+            {"address": "192.0.2.1", "granule": 5, "to": 1, "since": 1},
+            {"address": "192.0.2.1", "granule": 6, "to": null, "since": 1},
+        ],
+        "holdouts": [
+            {"address": "192.0.2.1", "port": 51_200, "machine": 0, "since": 1},
+            {"address": "192.0.2.1", "port": 51_201, "machine": 2, "since": 1},
+        ],
+        "previous": [
+            {"address": "192.0.2.1", "granule": 26, "machine": 0, "departure": "handedover", "since": 1},
+            {"address": "192.0.2.1", "granule": 27, "machine": 2, "departure": "died", "since": 0},
+        ],
+    });
+    let read = Layout::from_json(&good.to_string()).unwrap();
+    assert_eq!(Layout::from_bytes(&read.to_bytes()), Ok(read));
+    for (path, value, words) in [
+        ("draining/1/granule", 5.into(), "draining granule 192.0.2.1 5 is there twice"),
+        ("draining/1/granule", 4.into(), "draining granule 192.0.2.1 4 is out of order"),
+        ("draining/0/granule", 0.into(), "granule 192.0.2.1 0 drains, but is nobody's"),
+        ("draining/0/to", 0.into(), "granule 192.0.2.1 5 drains to its own owner, machine d0-m0"),
+        ("draining/0/to", 2.into(), "granule 192.0.2.1 5 drains to machine d2-m0, which grants nothing"),
+        ("draining/0/to", 3.into(), "192.0.2.1 5 names machine position 3, but there are only 3"),
+        ("draining/0/since", 2.into(), "draining granule 192.0.2.1 5: since epoch 2, after 1"),
+        ("draining/0/address", "192.0.2.0".into(), "draining granule 192.0.2.0 5: there is no such granule"),
+        ("draining/1/granule", 32.into(), "draining granule 192.0.2.1 32: there is no such granule"),
+        ("holdouts/1/port", 51_200.into(), "port that stayed behind 192.0.2.1 51200 is there twice"),
+        ("holdouts/1/port", 51_199.into(), "port that stayed behind 192.0.2.1 51199 is out of order"),
+        ("holdouts/0/port", 80.into(), "port 192.0.2.1 80 stayed behind, but is not usable"),
+        ("holdouts/0/machine", 1.into(), "port 192.0.2.1 51200 stayed behind at the owner of its granule"),
+        ("holdouts/0/machine", 3.into(), "192.0.2.1 51200 names machine position 3, but there are only 3"),
+        ("holdouts/0/since", 2.into(), "port that stayed behind 192.0.2.1 25: since epoch 2, after 1"),
+        ("holdouts/0/address", "192.0.2.0".into(), "behind 192.0.2.0 25: there is no such granule"),
+        ("previous/1/granule", 26.into(), "previous owner of granule 192.0.2.1 26 is there twice"),
+        ("previous/1/granule", 25.into(), "previous owner of granule 192.0.2.1 25 is out of order"),
+        ("previous/0/machine", 1.into(), "granule 192.0.2.1 26 has its owner as previous owner, too"),
+        ("previous/0/machine", 3.into(), "192.0.2.1 26 names machine position 3, but there are only 3"),
+        ("previous/0/since", 2.into(), "previous owner 192.0.2.1 26: since epoch 2, after 1"),
+        ("previous/1/granule", 32.into(), "previous owner 192.0.2.1 32: there is no such granule"),
+        ("previous/0/departure", "gone".into(), "unknown variant `gone`"),
+    ] {
+        let mut bad = good.clone();
+        *bad.pointer_mut(&format!("/content/handovers/{path}")).expect(path) = value;
+        let e = Layout::from_json(&bad.to_string()).unwrap_err();
+        assert!(e.kind() == ErrorKind::Reload && e.message().contains(words), "{path}: {e}");
+    }
+    good["content"]["handovers"]["draining"] = serde_json::json!([]);
+    good["content"]["machines"][0]["standing"] = "drained".into();
+    let e = Layout::from_json(&good.to_string()).unwrap_err().to_string();
+    assert!(e.contains("belongs to machine d0-m0, which grants nothing, and does not drain"), "{e}");
 }
 
 proptest! {

@@ -3,9 +3,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::draft::Draft;
-use super::{Record, Reply, Report, RouterReport, Settings, retarget};
+use super::{Busy, Record, Reply, Report, RouterReport, Settings, retarget};
 use crate::epoch::{Departure, Epoch, Layout};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{MachineId, RouterId};
 use crate::time::Time;
 
@@ -18,11 +18,11 @@ pub struct Controller {
     settings: Settings,
     record: Record,
     /// The last renewal of each machine that this controller has seen, and when.
-    renewals: BTreeMap<MachineId, (u64, Time)>,
+    renewals: BTreeMap<MachineId, (u64, Seen)>,
     /// What owners have said is open, by drain.
     busy: BTreeMap<Place, Vec<u16>>,
     /// When this controller first saw a drain, or an owner that went.
-    first_seen: BTreeMap<Place, Time>,
+    first_seen: BTreeMap<Place, Seen>,
     /// Leaving machines of which nothing is open.
     idle: BTreeMap<MachineId, Epoch>,
     /// What routers steer by.
@@ -33,6 +33,15 @@ pub struct Controller {
 
 /// A granule, since an epoch.
 type Place = (Ipv4Addr, u16, Epoch);
+
+/// When a controller saw something in the record for the first time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Seen {
+    at: Time,
+    /// It has written it itself, and cannot know that the write took place: another controller's may have, later, and
+    /// with the same number.
+    is_own: bool,
+}
 
 impl Controller {
     /// A controller that has just started, or has just become the one in charge. As far as it knows every machine has
@@ -49,7 +58,7 @@ impl Controller {
             #[cfg(test)]
             fault: None,
         };
-        controller.observe(now);
+        controller.observe(now, false);
         controller
     }
 
@@ -58,16 +67,22 @@ impl Controller {
         &self.record
     }
 
-    /// Another controller has changed the record: this is what it says now.
+    /// Another controller has changed the record: this is what it says. `now` is no earlier than when it was read.
     pub fn reload(&mut self, record: Record, now: Time) {
+        // What this controller has written may never have been stored, and what has that number may be newer.
+        self.renewals.retain(|_, (_, seen)| !seen.is_own);
+        self.first_seen.retain(|_, seen| !seen.is_own);
+        // The machine may have come back and left again meanwhile.
+        self.idle.clear();
         self.record = record;
-        self.observe(now);
+        self.observe(now, false);
     }
 
     /// A machine reports: its tenure is renewed, and what it says is open may let handovers complete.
     ///
     /// # Errors
-    /// The machine is not in the layout in force; nothing has changed.
+    /// The machine is not in the layout in force; it has a later layout, so that this record is not the last one; or it
+    /// says that ports are open in a granule which they are not in. Nothing has changed.
     pub fn report(&mut self, report: &Report, now: Time) -> Result<Reply> {
         let layout = Arc::clone(&self.record.layout);
         let Some(index) = layout.machine_index(&report.machine) else {
@@ -77,10 +92,28 @@ impl Controller {
                 layout.epoch()
             )));
         };
-        let renewal = self.record.renewals.entry(report.machine.clone()).or_default();
-        *renewal += 1;
-        self.renewals.insert(report.machine.clone(), (*renewal, now));
+        if let Some(epoch) = report.epoch.filter(|epoch| *epoch > layout.epoch()) {
+            let fault = format!(
+                "machine {} has the layout of epoch {epoch}, but the record is at {}: another controller is ahead, or the \
+                 record was lost; read the last one",
+                report.machine,
+                layout.epoch()
+            );
+            return Err(Error::new(ErrorKind::Reload, fault));
+        }
+        for Busy { address, granule, ports, .. } in &report.busy {
+            let strays = |port: &&u16| layout.cut().granule_of(**port) != Some(*granule);
+            if let Some(port) = ports.iter().find(strays) {
+                return Err(Error::input(format!(
+                    "machine {} reports port {port} of {address} as open in granule {granule}, where it is not",
+                    report.machine
+                )));
+            }
+        }
         self.record.version += 1;
+        let renewal = self.record.version;
+        self.record.renewals.insert(report.machine.clone(), renewal);
+        self.renewals.insert(report.machine.clone(), (renewal, Seen { at: now, is_own: true }));
         self.hear(report, &layout, index);
         self.advance(now)?;
         let layout = &self.record.layout;
@@ -131,8 +164,9 @@ impl Controller {
     /// has are its new owners' at once, those of a dead machine too, all others drain.
     ///
     /// # Errors
-    /// `target` is not newer than the layout in force, is on the move itself, or cuts addresses otherwise; or a number of a
-    /// machine that is still leaving was given to another. Nothing has changed.
+    /// `target` is not newer than the layout in force, is on the move itself, or cuts addresses otherwise; or a machine has
+    /// another data center or number than in force (its IPv6 addresses would change hands at once), or the number of one
+    /// that is still leaving. Build `target` with the layout in force as the previous one. Nothing has changed.
     pub fn retarget(&mut self, target: &Layout, now: Time) -> Result<()> {
         let parts = retarget::towards(&self.record.layout, target)?;
         // Checked once as it is, so that a fault of the target is not taken for ours.
@@ -186,11 +220,10 @@ impl Controller {
 
     /// Does what has become possible.
     fn advance(&mut self, now: Time) -> Result<()> {
-        self.commit(Draft::of(&self.record.layout, self.next_epoch()), now)
-    }
-
-    fn next_epoch(&self) -> Epoch {
-        Epoch::new(self.record.layout.epoch().get() + 1)
+        let layout = &self.record.layout;
+        let next = layout.epoch().get().checked_add(1);
+        let next = next.ok_or_else(|| Error::input(format!("no epoch comes after {}", layout.epoch())))?;
+        self.commit(Draft::of(layout, Epoch::new(next)), now)
     }
 
     /// Does in a draft what has become possible, and puts it in force if anything has changed.
@@ -213,7 +246,8 @@ impl Controller {
                 continue;
             }
             let Some(busy) = self.busy.get(&place) else { continue };
-            let is_late = self.first_seen.get(&place).is_some_and(|at| *at + self.settings.drain <= now);
+            let is_late =
+                self.first_seen.get(&place).is_some_and(|seen| seen.at + self.settings.drain <= now);
             if busy.is_empty() || is_late {
                 draft.hand_over(&drain, busy, Departure::HandedOver);
             }
@@ -224,8 +258,11 @@ impl Controller {
             self.record.version += 1;
             let layout = &self.record.layout;
             self.record.renewals.retain(|id, _| layout.machine_index(id).is_some());
+            for machine in layout.machines() {
+                self.record.renewals.entry(machine.id.clone()).or_insert(self.record.version);
+            }
         }
-        self.observe(now);
+        self.observe(now, true);
         Ok(())
     }
 
@@ -242,7 +279,7 @@ impl Controller {
         });
         draft.forget_previous(|previous| {
             let place = (previous.address, previous.granule, previous.since);
-            let Some(first_seen) = self.first_seen.get(&place) else { return false };
+            let Some(Seen { at: first_seen, .. }) = self.first_seen.get(&place) else { return false };
             let knows = |router| self.routers.get(router).is_some_and(|epoch| *epoch >= previous.since);
             let all_know = self.settings.routers.iter().all(knows);
             let rest = match previous.departure {
@@ -252,25 +289,26 @@ impl Controller {
             };
             rest <= now && (all_know || *first_seen + self.settings.routers_patience <= now)
         });
-        draft
-            .forget_machines(|id| self.idle.contains_key(id) || self.died_at(id).is_some_and(|at| at <= now));
+        // The next machine of that number has its IPv6 addresses: late answers for a dead one must have ended.
+        let rested = |at: Time| at + self.settings.udp_rest <= now;
+        draft.forget_machines(|id| self.idle.contains_key(id) || self.died_at(id).is_some_and(rested));
     }
 
     /// When the tenure of a machine is over on every clock.
     fn died_at(&self, id: &MachineId) -> Option<Time> {
-        let (renewal, at) = self.renewals.get(id)?;
-        let is_last = self.record.renewals.get(id).copied().unwrap_or(0) == *renewal;
-        is_last.then(|| *at + self.settings.tenure + self.settings.margin)
+        let (renewal, seen) = self.renewals.get(id)?;
+        let is_last = self.record.renewals.get(id) == Some(renewal);
+        is_last.then(|| seen.at + self.settings.tenure + self.settings.margin)
     }
 
     /// Looks at what the record says now, and forgets what is over.
-    fn observe(&mut self, now: Time) {
+    fn observe(&mut self, now: Time, is_own: bool) {
         let layout = Arc::clone(&self.record.layout);
-        for machine in layout.machines() {
-            let renewal = self.record.renewals.get(&machine.id).copied().unwrap_or(0);
-            match self.renewals.get(&machine.id) {
-                Some((known, _)) if *known == renewal => {}
-                _ => drop(self.renewals.insert(machine.id.clone(), (renewal, now))),
+        let seen = Seen { at: now, is_own };
+        for (machine, renewal) in &self.record.renewals {
+            match self.renewals.get(machine) {
+                Some((known, _)) if known == renewal => {}
+                _ => drop(self.renewals.insert(machine.clone(), (*renewal, seen))),
             }
         }
         self.renewals.retain(|id, _| layout.machine_index(id).is_some());
@@ -287,10 +325,10 @@ impl Controller {
         let open: std::collections::BTreeSet<Place> = drains.chain(behind).collect();
         self.busy.retain(|place, _| open.contains(place));
         let previous = moving.previous().iter().map(|p| (p.address, p.granule, p.since));
-        let seen: std::collections::BTreeSet<Place> = open.into_iter().chain(previous).collect();
-        self.first_seen.retain(|place, _| seen.contains(place));
-        for place in seen {
-            self.first_seen.entry(place).or_insert(now);
+        let places: std::collections::BTreeSet<Place> = open.into_iter().chain(previous).collect();
+        self.first_seen.retain(|place, _| places.contains(place));
+        for place in places {
+            self.first_seen.entry(place).or_insert(seen);
         }
     }
 }

@@ -11,7 +11,8 @@ use crate::id::MachineId;
 
 const FORM: Form = Form { magic: *b"AEGR", name: "record", version: 1 };
 
-/// What controllers must not forget, and agree on: the layout in force, and how often each machine has renewed its tenure.
+/// What controllers must not forget, and agree on: the layout in force, and when each machine last renewed its tenure,
+/// counted in versions of the record.
 ///
 /// It is kept where a value can be compared and swapped: a controller's change holds if the record's version is still the
 /// one that it has read.
@@ -19,6 +20,8 @@ const FORM: Form = Form { magic: *b"AEGR", name: "record", version: 1 };
 #[serde(try_from = "Parts")]
 pub struct Record {
     pub(super) version: u64,
+    /// The version with which each machine of the layout renewed its tenure, or came into it. No two renewals have the
+    /// same, not even when a machine was gone between them.
     pub(super) renewals: BTreeMap<MachineId, u64>,
     pub(super) layout: Arc<Layout>,
 }
@@ -38,9 +41,15 @@ impl TryFrom<Parts> for Record {
     fn try_from(parts: Parts) -> Result<Self> {
         let Parts { version, renewals, layout } = parts;
         let layout = Layout::try_from(layout)?;
+        let fault = |fault| Err(Error::new(ErrorKind::Reload, fault));
         if let Some(machine) = renewals.keys().find(|id| layout.machine_index(id).is_none()) {
-            let fault = format!("machine {machine} has a tenure, but is not in the layout");
-            return Err(Error::new(ErrorKind::Reload, fault));
+            return fault(format!("machine {machine} has a tenure, but is not in the layout"));
+        }
+        if let Some(machine) = layout.machines().iter().find(|m| !renewals.contains_key(&m.id)) {
+            return fault(format!("machine {} is in the layout, but no renewal of it is known", machine.id));
+        }
+        if let Some((machine, renewal)) = renewals.iter().find(|(_, renewal)| **renewal > version) {
+            return fault(format!("machine {machine} has renewed with version {renewal}, after {version}"));
         }
         Ok(Self { version, renewals, layout: Arc::new(layout) })
     }
@@ -49,7 +58,8 @@ impl TryFrom<Parts> for Record {
 impl Record {
     /// The first record of a fleet: nobody has a tenure yet.
     pub fn new(layout: Layout) -> Self {
-        Self { version: 0, renewals: BTreeMap::new(), layout: Arc::new(layout) }
+        let renewals = layout.machines().iter().map(|machine| (machine.id.clone(), 0)).collect();
+        Self { version: 0, renewals, layout: Arc::new(layout) }
     }
 
     /// Grows with every change.

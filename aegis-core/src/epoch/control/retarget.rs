@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use crate::epoch::layout::Parts;
 use crate::epoch::{
-    DataCenterIndex, Draining, Layout, MachineIndex, NumberedDataCenter, NumberedMachine, Row, Standing,
+    DataCenterIndex, Draining, Epoch, Layout, MachineIndex, NumberedDataCenter, NumberedMachine, Row,
+    Standing,
 };
 use crate::error::{Error, Result};
 
@@ -15,14 +16,20 @@ use crate::error::{Error, Result};
 /// the target does not have are leaving.
 ///
 /// # Errors
-/// The target is not newer, is on the move itself, or cuts addresses otherwise; a number of a leaving machine or data
-/// center was given to another.
+/// The target is not newer, is on the move itself, or cuts addresses otherwise; a machine or data center that stays has
+/// another number or place.
 pub(super) fn towards(in_force: &Layout, target: &Layout) -> Result<Parts> {
     if target.epoch() <= in_force.epoch() {
         return Err(Error::input(format!(
             "the new layout has epoch {}, the one in force {}; build it after that one",
             target.epoch(),
             in_force.epoch()
+        )));
+    }
+    if target.epoch() > LAST_EPOCH {
+        return Err(Error::input(format!(
+            "the new layout has epoch {}, and hardly any is left after it; the last one is {LAST_EPOCH}",
+            target.epoch()
         )));
     }
     if !target.handovers().is_empty() {
@@ -39,6 +46,7 @@ pub(super) fn towards(in_force: &Layout, target: &Layout) -> Result<Parts> {
             target.cut().granule()
         )));
     }
+    check_numbers(in_force, target)?;
     let Members { data_centers, machines, of_in_force, of_target } = Members::merge(in_force, target);
     let mut parts = target.parts();
     parts.data_centers = data_centers;
@@ -78,6 +86,49 @@ pub(super) fn towards(in_force: &Layout, target: &Layout) -> Result<Parts> {
     parts.handovers.previous.retain(|p| owner(p.address, p.granule) != Some(p.machine));
     parts.handovers.holdouts.retain(|h| owner(h.address, h.port >> shift) != Some(h.machine));
     Ok(parts)
+}
+
+/// Epochs after it are left to the handovers that follow.
+const LAST_EPOCH: Epoch = Epoch::new(u64::MAX / 2);
+
+/// An IPv6 address is its machine's by its bits: no drain would take it from one machine to another. So both numbers stay
+/// while a machine is in the layout, until it has left and nothing of it is open.
+fn check_numbers(in_force: &Layout, target: &Layout) -> Result<()> {
+    for new in target.data_centers() {
+        let Some(old) = in_force.data_center_index(&new.id).map(|at| &in_force.data_centers()[at.get()])
+        else {
+            continue;
+        };
+        if new.number != old.number {
+            return Err(Error::input(format!(
+                "data center {} has number {} in force, but {} in the new layout; build that after the one in force",
+                new.id, old.number, new.number
+            )));
+        }
+    }
+    for new in target.machines() {
+        let Some(old) = in_force.machine_index(&new.id).map(|at| &in_force.machines()[at.get()]) else {
+            continue;
+        };
+        let (was_at, is_at) = (
+            &in_force.data_centers()[old.data_center.get()].id,
+            &target.data_centers()[new.data_center.get()].id,
+        );
+        if was_at != is_at {
+            return Err(Error::input(format!(
+                "machine {} would move from data center {was_at} to {is_at} while connections live; take it out of the \
+                 fleet, and add it when it has left",
+                new.id
+            )));
+        }
+        if new.number != old.number {
+            return Err(Error::input(format!(
+                "machine {} has number {} in force, but {} in the new layout; build that after the one in force",
+                new.id, old.number, new.number
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn rows(layout: &Layout, places: &[MachineIndex]) -> BTreeMap<Ipv4Addr, Vec<Option<MachineIndex>>> {
