@@ -199,17 +199,24 @@ impl Layout {
     }
 
     /// May this machine grant from `port` of `ip` as far as the layout is concerned? In IPv4 the granule is its own, does
-    /// not drain, and the port did not stay behind elsewhere; in IPv6 the address is its own.
+    /// not drain, and the port did not stay behind; in IPv6 the address is its own.
     pub fn grants(&self, id: &MachineId, ip: IpAddr, port: u16) -> bool {
         let Some(index) = self.machine_index(id) else { return false };
         if self.0.machines[index.get()].standing != Standing::Serving {
             return false;
         }
-        let drains = match (canonical_ip(ip), self.0.cut.granule_of(port)) {
-            (IpAddr::V4(ip), Some(granule)) => self.0.handovers.draining_of(ip, granule).is_some(),
-            _ => false,
-        };
-        !drains && self.owner(ip, port).is_some_and(|owner| owner.machine == index)
+        match (canonical_ip(ip), self.0.cut.granule_of(port)) {
+            (IpAddr::V4(ip), Some(granule)) => {
+                // Not `owner`: a port that stayed behind at this machine is its own until it closes, but not to grant again.
+                let owner = self.row(ip).and_then(|row| row.owners[usize::from(granule)]);
+                let moving = &self.0.handovers;
+                owner == Some(index)
+                    && moving.draining_of(ip, granule).is_none()
+                    && moving.holdout_of(ip, port).is_none()
+            }
+            (IpAddr::V4(_), None) => false,
+            (ip, _) => self.owner(ip, port).is_some_and(|owner| owner.machine == index),
+        }
     }
 
     /// The IPv4 shares of a machine: one item per granule, ascending, those that drain included. Empty for a machine that
