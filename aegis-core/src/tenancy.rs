@@ -272,7 +272,7 @@ mod tests {
             account: "acme".parse().unwrap(),
             right,
             prefix: prefix.parse().unwrap(),
-            data_centers: vec!["fra".parse().unwrap()],
+            data_centers: vec!["fra".parse().unwrap()].into(),
             state: AddressState::Active,
         };
         let pool = |id: &str, right, prefixes: &[&str]| Pool {

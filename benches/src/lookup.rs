@@ -42,7 +42,7 @@ pub fn layout() -> Layout {
         account: "acme".parse().expect(name),
         right: Right::Byoip,
         prefix,
-        data_centers: vec![data_center.id],
+        data_centers: vec![data_center.id].into(),
         state: AddressState::Active,
     };
     let pool = Pool {

@@ -18,7 +18,7 @@ use crate::id::{AccountId, MachineId, PoolId, ZoneId};
 use crate::inventory::{AddressState, Inventory};
 use crate::tenancy::Grant;
 
-const FORM: Form = Form { magic: *b"AEGB", name: "bundle", version: 1 };
+const FORM: Form = Form { magic: *b"AEGB", name: "bundle", version: 2 };
 
 /// What one machine needs of one epoch, in one order: equal bundles have equal bytes.
 ///

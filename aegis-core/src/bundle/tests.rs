@@ -71,8 +71,8 @@ fn a_foreign_newer_or_overlong_file_is_refused_by_name() {
     };
     let e = fault(&|b| b[..4].copy_from_slice(b"\x7fELF"));
     assert!(e.contains(r#"bytes 0 to 3 are "\\x7fELF"; expected "AEGB""#), "{e}");
-    let e = fault(&|b| b[4] = 2);
-    assert!(e.contains("version 2 is newer than this library, which understands version 1"), "{e}");
+    let e = fault(&|b| b[4] = 3);
+    assert!(e.contains("version 3 is newer than this library, which understands version 2"), "{e}");
     let e = fault(&|b| b[6..10].fill(0xff));
     assert!(e.contains("truncated"), "{e}");
     // The first field is the length of the machine's id: 5 as one byte, or overlong as two.
@@ -96,7 +96,7 @@ fn json_is_checked_like_bytes() {
     let json = bundle().to_json();
     assert_eq!(Bundle::from_json(&json).unwrap(), bundle());
     for (from, to, words) in [
-        ("\"version\": 1", "\"version\": 9", "version 9 is newer"),
+        ("\"version\": 2", "\"version\": 9", "version 9 is newer"),
         ("\"format\": \"bundle\"", "\"format\": \"layout\"", "its format is \"layout\""),
         ("\"machine\": \"d0-m1\"", "\"machine\": \"d0-m9\"", "does not know machine d0-m9"),
         ("\"machine\": \"d0-m1\"", "\"machine\": \"D0\"", "contains 'D'"),

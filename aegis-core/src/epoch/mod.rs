@@ -6,12 +6,15 @@
 
 mod apportion;
 mod assign;
+mod before;
 mod build;
 mod check;
 pub(crate) mod form;
 mod layout;
 mod members;
 mod owner;
+mod place;
+mod sites;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
