@@ -8,6 +8,11 @@ pub(super) type Debt = i64;
 
 const GRANULE: Debt = 1 << 32;
 
+/// A move is spent where one party is owed so much more than another. Rounding alone leaves gaps of up to two granules
+/// (one is owed almost a granule, the other has almost a granule too much): to close those would move granules to
+/// and fro with every small change, and make nothing more even.
+const UNFAIR: Debt = 2 * GRANULE;
+
 /// A split of one address: who gets its quota rounded up. The others get theirs rounded down.
 ///
 /// No party is ever a whole granule away from its quota.
@@ -52,15 +57,12 @@ impl Split {
         Self { claims, up }
     }
 
-    /// How much more is owed to somebody who is rounded down than to somebody who is rounded up, if that is more than
-    /// a granule.
-    ///
-    /// Then they should change places, though it costs a move. A smaller gap is what rounding leaves anyway: it would
-    /// be closed today and opened again tomorrow.
+    /// How much more is owed to somebody who is rounded down than to somebody who is rounded up, if that is unfair:
+    /// then they should change places, though it costs a move.
     pub(super) fn gap(&self) -> Option<Debt> {
         let (owed, favoured) = self.extremes()?;
         let gap = self.claims[owed].debt - self.claims[favoured].debt;
-        (gap > GRANULE).then_some(gap)
+        (gap > UNFAIR).then_some(gap)
     }
 
     /// Lets these two change places.
@@ -131,11 +133,11 @@ mod tests {
     }
 
     #[test]
-    fn who_has_it_keeps_it_until_a_granule_more_is_owed_to_another() {
+    fn who_has_it_keeps_it_until_two_granules_more_are_owed_to_another() {
         let mut debts = [0; 2];
         let turns: Vec<_> = (0..6).map(|_| split(&[1; 2], 2, 1, &mut debts, &[1])[0]).collect();
-        // The gap grows by a granule with each address: 0, 1, then 2 is more than 1.
-        assert_eq!(turns, [1, 1, 0, 1, 0, 1]);
+        // The gap grows by a granule with each address: 0, 1, 2, and 3 is too much.
+        assert_eq!(turns, [1, 1, 1, 0, 1, 0]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::slices::Cut;
 ///
 /// Two roundings make the shares of an address: those of its slices (one for each data center), and within each slice
 /// those of its machines. Both begin with who has the granules already. So an address moves as few granules as
-/// legal roundings allow, and one more where that takes an unfairness of more than a granule away.
+/// legal roundings allow, and one more where that makes the whole fairer.
 pub(super) struct Assignment {
     placement: Placement,
     granules: u64,

@@ -46,7 +46,7 @@ impl Layout {
     /// is rounded likewise. A machine of weight 0 has no share.
     ///
     /// From `previous` as few granules of each address move as such roundings allow, and one more where somebody is
-    /// owed more than a granule that another has too much; without a change nothing moves right after a first layout.
+    /// owed more than two granules more than another who has one; without a change nothing moves right after a first layout.
     /// Data centers that a holding leaves to the layout stay. If granules become larger, those moves are few, but not
     /// always the fewest. Numbers in IPv6 addresses stay, and are not given again before all others were.
     ///

@@ -12,6 +12,8 @@ mod check;
 pub(crate) mod form;
 mod layout;
 mod members;
+#[cfg(test)]
+mod moves;
 mod owner;
 mod place;
 mod sites;

@@ -88,7 +88,7 @@ impl World {
     }
 }
 
-fn data_center(n: usize) -> DataCenter {
+pub(crate) fn data_center(n: usize) -> DataCenter {
     let nowhere: Coordinates = serde_json::from_str(r#"{"latitude_e6":0,"longitude_e6":0}"#).unwrap();
     DataCenter {
         id: format!("d{n}").parse().unwrap(),

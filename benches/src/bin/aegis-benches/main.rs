@@ -50,6 +50,7 @@ fn report(arguments: &Arguments) {
         children::memory(),
         connects::table(),
         lookups::table(),
+        children::layouts(),
     ];
     for table in tables {
         table.print(&run, &arguments.only);

@@ -1,0 +1,422 @@
+//! How much moves from one layout to the next, against exact lower bounds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::testing::{World, data_center, exact_quotas};
+use super::{Epoch, Layout, LayoutParts, MachineIndex, Row};
+use crate::fleet::Machine;
+use crate::id::MachineId;
+use crate::inventory::DataCenters;
+use crate::slices::Cut;
+
+/// Granules of one address by machine.
+type Counts = BTreeMap<MachineId, u64>;
+
+fn counts(layout: &Layout, row: &Row) -> Counts {
+    let mut counts = Counts::new();
+    for owner in row.owners().iter().flatten() {
+        *counts.entry(layout.machines()[owner.get()].id.clone()).or_default() += 1;
+    }
+    counts
+}
+
+/// The granules of an address whose owner was another machine before.
+fn moved(old: &Layout, new: &Layout, row: &Row) -> u64 {
+    let Some(before) = old.row(row.address()) else { return 0 };
+    let name = |layout: &Layout, owner: MachineIndex| layout.machines()[owner.get()].id.clone();
+    let pairs = before.owners().iter().zip(row.owners());
+    let lost = pairs.filter(|(before, now)| {
+        before.is_some_and(|before| now.map(|now| name(new, now)) != Some(name(old, before)))
+    });
+    lost.count() as u64
+}
+
+/// One address as the weights say: each site's machines with their exact quotas.
+struct Exact {
+    sites: Vec<Vec<(MachineId, u128)>>,
+    denominator: u128,
+    total: u128,
+}
+
+fn exact(world: &World, layout: &Layout, row: &Row) -> Exact {
+    let of_site = |site: &super::DataCenterIndex| {
+        let id = &layout.data_centers()[site.get()].id;
+        world.machines.iter().filter(|m| m.data_center == *id && m.weight > 0).collect::<Vec<_>>()
+    };
+    let sites: Vec<Vec<&Machine>> = row.data_centers().iter().map(of_site).collect();
+    let weights: Vec<u128> = sites.iter().flatten().map(|m| m.weight.into()).collect();
+    let limit = world.policy.max_granules_per_machine.map_or(u128::MAX, u128::from);
+    let (quotas, denominator) = exact_quotas(&weights, layout.cut().granules().count() as u128, limit);
+    let total = quotas.iter().sum::<u128>() / denominator;
+    let mut quotas = quotas.into_iter();
+    let sites = sites
+        .into_iter()
+        .map(|site| site.into_iter().map(|m| (m.id.clone(), quotas.next().unwrap())).collect())
+        .collect();
+    Exact { sites, denominator, total }
+}
+
+impl Exact {
+    /// The fewest moves of all legal targets: every machine and every slice rounded down or up, tried one by one.
+    fn tried(&self, old: &Counts) -> u64 {
+        let machines: Vec<_> = self.sites.iter().flatten().collect();
+        let mut least = u64::MAX;
+        'targets: for ups in 0..1_u32 << machines.len() {
+            let mut targets = Counts::new();
+            let mut n = 0;
+            for site in &self.sites {
+                let mut slice = 0;
+                for (id, quota) in site {
+                    let up = u128::from(ups >> n & 1);
+                    n += 1;
+                    if up == 1 && quota % self.denominator == 0 {
+                        continue 'targets;
+                    }
+                    let target = quota / self.denominator + up;
+                    slice += target;
+                    targets.insert(id.clone(), target as u64);
+                }
+                let quota: u128 = site.iter().map(|(_, quota)| quota).sum();
+                if (slice * self.denominator).abs_diff(quota) >= self.denominator {
+                    continue 'targets;
+                }
+            }
+            if targets.values().map(|target| u128::from(*target)).sum::<u128>() == self.total {
+                let lost = |(id, had): (&MachineId, &u64)| had.saturating_sub(targets.get(id).copied().unwrap_or(0));
+                least = least.min(old.iter().map(lost).sum());
+            }
+        }
+        least
+    }
+
+    /// The same for any number of machines: the most that can be kept. Every slice is tried; within a slice each
+    /// granule above the machines' floors keeps one if it goes to a machine that has it.
+    fn computed(&self, old: &Counts) -> u64 {
+        let had = |id: &MachineId| u128::from(old.get(id).copied().unwrap_or(0));
+        let mut most = None;
+        for ups in 0..1_u32 << self.sites.len() {
+            let (mut kept, mut total, mut legal) = (0, 0, true);
+            for (n, site) in self.sites.iter().enumerate() {
+                let quota: u128 = site.iter().map(|(_, quota)| quota).sum();
+                let up = u128::from(ups >> n & 1);
+                legal &= up == 0 || quota % self.denominator > 0;
+                let slice = quota / self.denominator + up;
+                let floor = |quota: &u128| quota / self.denominator;
+                let spare = slice - site.iter().map(|(_, quota)| floor(quota)).sum::<u128>();
+                let wanting = |(id, quota): &&(MachineId, u128)| quota % self.denominator > 0 && had(id) > floor(quota);
+                kept += site.iter().map(|(id, quota)| had(id).min(floor(quota))).sum::<u128>();
+                kept += spare.min(site.iter().filter(wanting).count() as u128);
+                total += slice;
+            }
+            if legal && total == self.total {
+                most = most.max(Some(kept));
+            }
+        }
+        old.values().sum::<u64>() - u64::try_from(most.expect("some target is legal")).unwrap()
+    }
+}
+
+/// Builds after `old` and checks every address against the bound; gives back all moves above the bound, and all moves.
+fn rebuild(world: &World, old: &Layout, bound: fn(&Exact, &Counts) -> u64) -> (Layout, u64, u64) {
+    let new = world.build_after(Some(old), old.epoch().get() + 1).unwrap();
+    let (mut above, mut all) = (0, 0);
+    for row in new.rows() {
+        let before = old.row(row.address()).map(|before| counts(old, before)).unwrap_or_default();
+        let (moved, bound) = (moved(old, &new, row), bound(&exact(world, &new, row), &before));
+        assert!(
+            (bound..=bound + 1).contains(&moved),
+            "{}: {moved} granules moved, at least {bound} must\n{before:?}\n{:?}",
+            row.address(),
+            counts(&new, row)
+        );
+        above += moved - bound;
+        all += moved;
+    }
+    (new, above, all)
+}
+
+/// A change of the world; what it names is taken modulo what there is.
+#[derive(Clone, Debug)]
+enum Change {
+    AddMachine(Index, u32),
+    RemoveMachine(Index),
+    Reweigh(Index, u32),
+    Drain(Index),
+    Announce(Index, Index),
+    Withdraw(Index, Index),
+    AddAddress(u8, Index),
+    RemoveAddress(Index),
+    Limit(Option<u16>),
+}
+
+fn any_change() -> impl Strategy<Value = Change> {
+    let at = any::<Index>;
+    prop_oneof![
+        (at(), 1..6_u32).prop_map(|(site, weight)| Change::AddMachine(site, weight)),
+        at().prop_map(Change::RemoveMachine),
+        (at(), 1..6_u32).prop_map(|(machine, weight)| Change::Reweigh(machine, weight)),
+        at().prop_map(Change::Drain),
+        (at(), at()).prop_map(|(holding, site)| Change::Announce(holding, site)),
+        (at(), at()).prop_map(|(holding, site)| Change::Withdraw(holding, site)),
+        (any::<u8>(), at()).prop_map(|(host, site)| Change::AddAddress(host, site)),
+        at().prop_map(Change::RemoveAddress),
+        prop::option::of(1..5_u16).prop_map(Change::Limit),
+    ]
+}
+
+impl World {
+    /// The world after a change; as it was if that would leave a data center of some holding without machines.
+    fn changed(&self, change: &Change) -> Self {
+        let mut world = self.clone();
+        let sites = world.data_centers.len();
+        let list = |world: &mut Self, holding: &Index, change: &dyn Fn(&mut Vec<_>)| {
+            let holdings = world.holdings.len();
+            let DataCenters::Listed(list) = &mut world.holdings[holding.index(holdings)].data_centers else {
+                panic!("all are lists here")
+            };
+            change(list);
+            list.sort_unstable();
+            list.dedup();
+        };
+        match change {
+            Change::AddMachine(site, weight) => {
+                let id = format!("a-new-{}", world.machines.len()).parse().unwrap();
+                world.machines.retain(|machine| machine.id != id);
+                let data_center = data_center(site.index(sites)).id;
+                world.machines.push(Machine { id, data_center, weight: *weight });
+            }
+            Change::RemoveMachine(machine) => {
+                world.machines.remove(machine.index(self.machines.len()));
+            }
+            Change::Reweigh(machine, weight) => {
+                world.machines[machine.index(self.machines.len())].weight = *weight;
+            }
+            Change::Drain(machine) => world.machines[machine.index(self.machines.len())].weight = 0,
+            Change::Announce(holding, site) => {
+                list(&mut world, holding, &|list| list.push(data_center(site.index(sites)).id));
+            }
+            Change::Withdraw(holding, site) => {
+                list(&mut world, holding, &|list| drop(list.remove(site.index(list.len()))));
+            }
+            Change::AddAddress(host, site) => world = world.hold(&format!("192.0.2.{host}/32"), &[site.index(sites)]),
+            Change::RemoveAddress(holding) => {
+                world.pools.remove(holding.index(self.pools.len()));
+            }
+            Change::Limit(limit) => world.policy.max_granules_per_machine = *limit,
+        }
+        let possible = !world.pools.is_empty()
+            && crate::inventory::Inventory::new(world.holdings.clone(), world.pools.clone(), 4).is_ok()
+            && world.build(1).is_ok();
+        if possible { world } else { self.clone() }
+    }
+}
+
+/// Up to 4 data centers of up to 3 machines, up to 6 addresses of 7 or 15 granules at up to 4 of them.
+fn small_world() -> impl Strategy<Value = World> {
+    let sites = prop::collection::vec(prop::collection::vec(1..6_u32, 1..=3), 1..=4);
+    let address = (any::<u8>(), prop::collection::btree_set(0..4_usize, 1..=4));
+    (sites, prop::collection::vec(address, 1..=6), any::<bool>()).prop_map(|(sites, addresses, fine)| {
+        let weights: Vec<&[u32]> = sites.iter().map(Vec::as_slice).collect();
+        let mut world = World::new(&weights);
+        let mut taken = BTreeSet::new();
+        for (host, at) in addresses {
+            let at: BTreeSet<usize> = at.into_iter().map(|site| site % sites.len()).collect();
+            if taken.insert(host) {
+                world = world.hold(&format!("192.0.2.{host}/32"), &at.into_iter().collect::<Vec<_>>());
+            }
+        }
+        world.policy.cut = cut(if fine { 4_096 } else { 8_192 });
+        world
+    })
+}
+
+fn cut(granule: u32) -> Cut {
+    let reserved = format!("0-{}", granule - 1).parse().unwrap();
+    Cut::new(granule.try_into().unwrap(), crate::net::PortRange::ALL, [reserved]).unwrap()
+}
+
+/// The same layout with its granules dealt at random among the machines of each address, some to nobody.
+fn shuffled(layout: &Layout, seed: u64) -> Layout {
+    let mut random = seed | 1;
+    let mut next = |n: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) as usize % n
+    };
+    let value: serde_json::Value = serde_json::from_str(&layout.to_json()).unwrap();
+    let mut parts: LayoutParts = serde_json::from_value(value["content"].clone()).unwrap();
+    for row in &mut parts.rows {
+        let local: Vec<_> = (0..layout.machines().len())
+            .filter(|m| row.data_centers.contains(&layout.machines()[*m].data_center))
+            .map(MachineIndex::new)
+            .chain([None])
+            .collect();
+        for granule in layout.cut().granules() {
+            row.owners[usize::from(granule)] = local[next(local.len())];
+        }
+    }
+    Layout::try_from(parts).unwrap()
+}
+
+/// The largest difference between what a machine has of all addresses and its exact quotas.
+fn unevenness(world: &World, layout: &Layout) -> f64 {
+    let mut surplus = BTreeMap::<MachineId, f64>::new();
+    for row in layout.rows() {
+        let Exact { sites, denominator, .. } = exact(world, layout, row);
+        for (id, quota) in sites.into_iter().flatten() {
+            *surplus.entry(id).or_default() -= quota as f64 / denominator as f64;
+        }
+        for (id, count) in counts(layout, row) {
+            *surplus.get_mut(&id).unwrap() += count as f64;
+        }
+    }
+    surplus.into_values().map(f64::abs).fold(0.0, f64::max)
+}
+
+/// A block at data centers of many machines of three sizes.
+fn large_world(machines: &[usize], addresses: u8) -> World {
+    let weights: Vec<Vec<u32>> = machines.iter().map(|n| (0..*n).map(|m| [1, 2, 4][m % 3]).collect()).collect();
+    let world = World::new(&weights.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    let at: Vec<usize> = (0..machines.len().min(4)).collect();
+    world.hold(&format!("192.0.2.0/{}", 32 - addresses), &at)
+}
+
+#[test]
+fn measure() {
+    let base = large_world(&[40, 25, 100, 10, 60], 8);
+    let old = base.build(1).unwrap();
+    println!("fresh {}", unevenness(&base, &old));
+    let change = |name: &str, world: World| {
+        let mut layout = old.clone();
+        for n in 0..40 {
+            let (next, above, all) = rebuild(&world, &layout, Exact::computed);
+            println!("{name} {n}: above {above} all {all} uneven {}", unevenness(&world, &next));
+            layout = next;
+            if all == 0 { break; }
+        }
+    };
+    let mut w = base.clone();
+    w.machines.push(Machine { id: "new".parse().unwrap(), data_center: data_center(2).id, weight: 2 });
+    change("one machine", w);
+    let mut w = base.clone();
+    for n in 0..100 {
+        w.machines.push(Machine { id: format!("new{n}").parse().unwrap(), data_center: data_center(2).id, weight: 2 });
+    }
+    change("100 machines", w);
+    let mut w = base.clone();
+    w.machines.remove(50);
+    change("removed", w);
+    let mut w = base.clone();
+    w.machines[50].weight = 3;
+    change("reweighed", w);
+    let mut w = base.clone();
+    w.machines.iter_mut().filter(|m| m.data_center == data_center(2).id).take(50).for_each(|m| m.weight = 0);
+    change("half a site drained", w);
+    let mut w = base.clone();
+    w.holdings[0].data_centers = vec![data_center(0).id, data_center(1).id, data_center(3).id].into();
+    change("site removed", w);
+    let mut w = base.clone();
+    w.holdings[0].data_centers = vec![data_center(0).id, data_center(1).id, data_center(3).id, data_center(4).id].into();
+    change("site replaced", w);
+    let mut w = base.clone();
+    w.pools[0].prefixes = vec!["192.0.2.8/29".parse().unwrap(), "192.0.2.64/26".parse().unwrap(), "192.0.2.1/32".parse().unwrap()];
+    change("addresses removed", w.clone());
+    let part = w.build(1).unwrap();
+    let (next, above, all) = rebuild(&base, &part, Exact::computed);
+    println!("addresses added {above} {all} {}", unevenness(&base, &next));
+    let mut w = base.clone();
+    w.holdings[0].data_centers = vec![data_center(0).id, data_center(2).id].into();
+    let two = w.build(1).unwrap();
+    let (next, above, all) = rebuild(&base, &two, Exact::computed);
+    println!("two to four {above} {all} {}", unevenness(&base, &next));
+    let (next, above, all) = rebuild(&base, &next, Exact::computed);
+    println!("two to four {above} {all} {}", unevenness(&base, &next));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(160))]
+
+    #[test]
+    fn no_change_moves_more_than_the_fewest_possible_granules_and_one(
+        world in small_world(),
+        changes in prop::collection::vec(prop::collection::vec(any_change(), 0..=2), 1..=4),
+        seed in prop::option::of(any::<u64>()),
+    ) {
+        let mut old = world.build(1).unwrap();
+        if let Some(seed) = seed {
+            old = shuffled(&old, seed);
+        }
+        let mut world = world;
+        for step in changes {
+            for change in &step {
+                let next = world.changed(change);
+                // Trying all targets of more machines takes too long.
+                if next.machines.len() <= 13 {
+                    world = next;
+                }
+            }
+            old = rebuild(&world, &old, Exact::tried).0;
+        }
+    }
+
+    #[test]
+    fn the_order_of_the_input_does_not_matter_after_a_change(
+        world in small_world(),
+        change in any_change(),
+        seed: u64,
+    ) {
+        let old = shuffled(&world.build(1).unwrap(), seed);
+        let world = world.changed(&change);
+        let mut other = world.clone();
+        other.machines.reverse();
+        other.data_centers.reverse();
+        other.holdings.reverse();
+        let (a, b) = (world.build_after(Some(&old), 2).unwrap(), other.build_after(Some(&old), 2).unwrap());
+        prop_assert_eq!(a.to_bytes(), b.to_bytes());
+    }
+
+    #[test]
+    fn smaller_granules_move_no_port_that_need_not_move(world in small_world(), change in any_change()) {
+        let coarse = world.build(1).unwrap();
+        let mut world = world.changed(&change);
+        world.policy.cut = Cut::new(2_048.try_into().unwrap(), "8192-65535".parse().unwrap(), []).unwrap();
+        // The old layout in the new granules: the same owner of every port.
+        let value: serde_json::Value = serde_json::from_str(&coarse.to_json()).unwrap();
+        let mut parts: LayoutParts = serde_json::from_value(value["content"].clone()).unwrap();
+        let old_granule = 65_536 / coarse.rows().first().map_or(65_536, |row| row.owners().len());
+        parts.cut = world.policy.cut.clone();
+        for row in &mut parts.rows {
+            let owner = |granule: usize| {
+                let usable = parts.cut.range(u16::try_from(granule).unwrap()).is_some();
+                usable.then(|| row.owners[granule * 2_048 / old_granule]).flatten()
+            };
+            row.owners = (0..32).map(owner).collect();
+        }
+        let old = Layout::try_from(parts).unwrap();
+        let (new, ..) = rebuild(&world, &old, Exact::computed);
+        let mut from_coarse = world.build_after(Some(&coarse), 2).unwrap();
+        prop_assert_eq!(from_coarse.rows(), new.rows());
+        from_coarse = world.build_after(Some(&from_coarse), 3).unwrap();
+        prop_assert_eq!(from_coarse.epoch(), Epoch::new(3));
+    }
+
+    #[test]
+    fn without_a_change_nothing_moves_after_a_first_layout(world in super::testing::any_world()) {
+        let first = world.build(1).unwrap();
+        let second = world.build_after(Some(&first), 2).unwrap();
+        prop_assert_eq!(second.rows(), first.rows());
+        prop_assert_eq!(second.machines(), first.machines());
+    }
+
+    #[test]
+    fn the_bounds_agree(world in small_world(), seed: u64) {
+        let layout = world.build(1).unwrap();
+        let other = shuffled(&layout, seed);
+        for row in layout.rows() {
+            let (exact, old) = (exact(&world, &layout, row), counts(&other, other.row(row.address()).unwrap()));
+            prop_assert_eq!(exact.tried(&old), exact.computed(&old));
+        }
+    }
+}
