@@ -230,3 +230,123 @@ impl Loads {
             .min_by_key(|site| (self.loads[*site], Reverse(self.weights[*site])))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::num::NonZeroU8;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::super::testing::{World, data_center};
+    use super::super::{Layout, Row};
+    use super::*;
+    use crate::fleet::Partition;
+    use crate::inventory::{Right, Wish};
+
+    /// One holding with these wishes about the data centers.
+    fn choosing(weights: &[&[u32]], prefix: &str, wishes: &[(usize, Wish)], count: u8) -> World {
+        let mut world = World::new(weights).hold(prefix, &[]);
+        let wishes = wishes.iter().map(|(d, wish)| (data_center(*d).id, *wish)).collect();
+        let choice = Choice { wishes, count: NonZeroU8::new(count) };
+        world.holdings[0].data_centers = DataCenters::Chosen(choice);
+        (world.holdings[0].right, world.pools[0].right) = (Right::Leased, Right::Leased);
+        world
+    }
+
+    fn names(layout: &Layout, row: &Row) -> Vec<String> {
+        row.data_centers().iter().map(|d| layout.data_centers()[d.get()].id.to_string()).collect()
+    }
+
+    #[test]
+    fn wishes_are_kept_and_the_addresses_of_a_block_differ() {
+        let mut world =
+            choosing(&[&[1][..]; 10], "192.0.2.0/24", &[(0, Wish::Pinned), (1, Wish::Forbidden)], 3);
+        world.data_centers[2].partition = Partition::Separate("east".into());
+        world.machines.iter_mut().filter(|m| m.data_center == data_center(3).id).for_each(|m| m.weight = 0);
+        let layout = world.build(1).unwrap();
+        let mut served = BTreeMap::<String, usize>::new();
+        for row in layout.rows() {
+            let names = names(&layout, row);
+            assert!(names.len() == 3 && names[0] == "d0", "{names:?}");
+            names.into_iter().for_each(|name| *served.entry(name).or_default() += 1);
+        }
+        assert_eq!(served.remove("d0"), Some(256));
+        assert_eq!(served.keys().collect::<Vec<_>>(), ["d4", "d5", "d6", "d7", "d8", "d9"]);
+        // 256 * 2 / 6 = 85.3
+        assert!(served.values().all(|served| (85..=86).contains(served)), "{served:?}");
+    }
+
+    #[test]
+    fn machines_of_large_and_small_data_centers_have_alike() {
+        let large: &[u32] = &[1; 12];
+        let small: &[u32] = &[1, 1];
+        let layout =
+            choosing(&[large, small, large, small, small, small, small, large], "192.0.2.0/24", &[], 0)
+                .build(1)
+                .unwrap();
+        let has: Vec<usize> = layout.machines().iter().map(|m| layout.shares_of(&m.id).count()).collect();
+        let mean = 256 * 31 / has.len();
+        assert!(has.iter().all(|has| has.abs_diff(mean) * 10 < mean), "{has:?}");
+        let pairs: BTreeSet<_> = layout.rows().iter().map(|row| names(&layout, row)).collect();
+        assert!(pairs.len() > 1);
+    }
+
+    #[test]
+    fn a_choice_stays_until_it_is_not_possible() {
+        let mut world = choosing(&[&[1, 1][..]; 9], "192.0.2.0/26", &[], 0);
+        let first = world.build(1).unwrap();
+        // Others become larger, one is forbidden, one is drained.
+        world.machines.iter_mut().filter(|m| m.data_center == data_center(8).id).for_each(|m| m.weight = 50);
+        world.machines.iter_mut().filter(|m| m.data_center == data_center(2).id).for_each(|m| m.weight = 0);
+        let DataCenters::Chosen(choice) = &mut world.holdings[0].data_centers else { panic!("a choice") };
+        choice.wishes.insert(data_center(5).id, Wish::Forbidden);
+        let second = world.build_after(Some(&first), 2).unwrap();
+        for (before, after) in first.rows().iter().zip(second.rows()) {
+            let (before, after) = (names(&first, before), names(&second, after));
+            assert_eq!(after.len(), 4);
+            let lost: Vec<_> = before.iter().filter(|name| !after.contains(name)).collect();
+            assert!(lost.iter().all(|name| ["d2", "d5"].contains(&name.as_str())), "{before:?} {after:?}");
+            assert!(!after.contains(&"d2".into()) && !after.contains(&"d5".into()), "{after:?}");
+        }
+        let third = world.build_after(Some(&second), 3).unwrap();
+        let sites = |layout: &Layout| layout.rows().iter().map(|row| names(layout, row)).collect::<Vec<_>>();
+        assert_eq!(sites(&second), sites(&third));
+        // Fewer than before: those with most granules stay.
+        let DataCenters::Chosen(choice) = &mut world.holdings[0].data_centers else { panic!("a choice") };
+        choice.count = NonZeroU8::new(2);
+        let fourth = world.build_after(Some(&third), 4).unwrap();
+        for (before, after) in third.rows().iter().zip(fourth.rows()) {
+            let (before, after) = (names(&third, before), names(&fourth, after));
+            assert!(after.len() == 2 && after.iter().all(|name| before.contains(name)));
+            assert!(!before.contains(&"d8".into()) || after.contains(&"d8".into()), "{before:?} {after:?}");
+        }
+    }
+
+    #[test]
+    fn a_data_center_too_small_for_a_granule_stays_chosen() {
+        let world = choosing(&[&[1], &[1_000], &[1_000], &[1_000], &[1], &[1]], "192.0.2.0/28", &[], 0);
+        let first = world.build(1).unwrap();
+        assert_eq!(world.build_after(Some(&first), 2).unwrap().rows(), first.rows());
+    }
+
+    #[test]
+    fn an_impossible_choice_is_refused_by_name() {
+        let all = [(0, Wish::Forbidden), (1, Wish::Forbidden)];
+        let world =
+            |wishes: &[(usize, Wish)], count| choosing(&[&[1], &[0], &[]], "192.0.2.0/28", wishes, count);
+        for (world, words) in [
+            (
+                world(&[(1, Wish::Pinned)], 0),
+                "holding h0 pins data center d1, whose machines are all drained",
+            ),
+            (world(&[(2, Wish::Pinned)], 0), "holding h0 pins data center d2, which has no machines"),
+            (world(&[(7, Wish::Pinned)], 0), "holding h0 pins data center d7, which does not exist"),
+            (world(&[(7, Wish::Forbidden)], 0), "holding h0 forbids data center d7, which does not exist"),
+            (world(&[], 2), "holding h0 is to be announced from 2 data centers, but only 1 may (d0)"),
+            (world(&all, 0), "without machines in use: d0, d1, d2"),
+        ] {
+            let e = world.build(1).unwrap_err();
+            assert!(e.message().contains(words), "{e}");
+        }
+        assert!(world(&[], 0).build(1).is_ok(), "as many as there are");
+    }
+}
