@@ -2,7 +2,7 @@
 
 use core::net::Ipv4Addr;
 
-use super::members::Members;
+use super::members::{Members, positions};
 use super::{Layout, MachineIndex, Row};
 use crate::slices::Cut;
 
@@ -28,15 +28,13 @@ pub(super) struct Before<'a> {
 impl<'a> Previous<'a> {
     /// `layout` as the new `members` see it, in granules of `cut`.
     pub(super) fn new(layout: &'a Layout, members: &Members, cut: &Cut) -> Self {
-        let position = |id| members.data_centers.binary_search_by(|d| d.id.cmp(id)).ok();
-        let data_centers: Vec<_> = layout.data_centers().iter().map(|d| position(&d.id)).collect();
-        let machines: Vec<_> = layout
-            .machines()
-            .iter()
-            .map(|old| {
-                members.machines.binary_search_by(|m| m.id.cmp(&old.id)).ok().and_then(MachineIndex::new)
-            })
-            .collect();
+        let data_centers = positions(
+            layout.data_centers().iter().map(|d| &d.id),
+            members.data_centers.iter().map(|d| &d.id),
+        );
+        let machines =
+            positions(layout.machines().iter().map(|m| &m.id), members.machines.iter().map(|m| &m.id));
+        let machines: Vec<_> = machines.into_iter().map(|m| m.and_then(MachineIndex::new)).collect();
         let sites = layout
             .machines()
             .iter()

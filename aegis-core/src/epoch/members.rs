@@ -32,18 +32,25 @@ impl Members {
         let last = previous.map_or(0, Layout::last_data_center_number);
         let (numbers, last_data_center_number) = number(kept, last, || "the fleet".into(), "data centers")?;
 
+        let global: Vec<(usize, &Machine)> =
+            fleet.machines().filter_map(|m| Some((ids.binary_search(&&m.data_center).ok()?, m))).collect();
+        let old = previous.map_or(&[][..], Layout::machines);
+        let old_positions = positions(global.iter().map(|(_, m)| &m.id), old.iter().map(|m| &m.id));
         let mut at_site: Vec<Vec<(usize, &Machine)>> = vec![Vec::new(); ids.len()];
-        let global = fleet.machines().filter_map(|m| Some((ids.binary_search(&&m.data_center).ok()?, m)));
-        let mut count = 0;
-        for (position, (site, machine)) in global.enumerate() {
-            at_site[site].push((position, machine));
-            count = position + 1;
+        for (position, (site, machine)) in global.iter().enumerate() {
+            at_site[*site].push((position, machine));
         }
-        let mut machines = vec![None; count];
+        let mut machines = vec![None; global.len()];
         let mut weights = Vec::with_capacity(ids.len());
         let mut data_centers = Vec::with_capacity(ids.len());
         for (site, local) in at_site.iter().enumerate() {
-            let kept = local.iter().map(|(_, machine)| kept_number(previous?, machine)).collect();
+            // A machine keeps its number only where it was.
+            let kept = |(position, machine): &(usize, &Machine)| {
+                let NumberedMachine { data_center, number, .. } = &old[old_positions[*position]?];
+                let place = &previous?.data_centers()[data_center.get()].id;
+                (*place == machine.data_center).then_some(*number)
+            };
+            let kept = local.iter().map(kept).collect();
             let last = known[site].map_or(0, |d| d.last_machine_number);
             let place = || format!("data center {}", ids[site]);
             let (member_numbers, last_machine_number) = number(kept, last, place, "machines")?;
@@ -67,10 +74,17 @@ impl Members {
     }
 }
 
-/// The number that a machine had, if it was in the same data center.
-fn kept_number(previous: &Layout, machine: &Machine) -> Option<NonZeroU16> {
-    let old = &previous.machines()[previous.machine_index(&machine.id)?.get()];
-    (previous.data_centers()[old.data_center.get()].id == machine.data_center).then_some(old.number)
+/// Where each of these ids stands in `list`; both are in order, so that one walk through both finds all.
+pub(super) fn positions<'a, T: Ord + 'a>(
+    ids: impl Iterator<Item = &'a T>,
+    list: impl Iterator<Item = &'a T>,
+) -> Vec<Option<usize>> {
+    let mut list = list.enumerate().peekable();
+    let position = |id| {
+        while list.next_if(|(_, other)| *other < id).is_some() {}
+        list.next_if(|(_, other)| *other == id).map(|(position, _)| position)
+    };
+    ids.map(position).collect()
 }
 
 /// A number for each party, and the `last` one given: a party has the one it had (`kept`), else the next one after the

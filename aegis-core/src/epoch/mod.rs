@@ -8,6 +8,8 @@ mod apportion;
 mod assign;
 mod before;
 mod build;
+#[cfg(test)]
+mod changes;
 mod check;
 pub(crate) mod form;
 mod layout;

@@ -118,7 +118,7 @@ impl Planner<'_> {
 
     fn choice(&self, holding: &Holding, choice: &Choice, fixed: Vec<usize>) -> Result<Plan> {
         let id = &holding.id;
-        for (data_center, _) in &choice.wishes {
+        for data_center in choice.wishes.keys() {
             if self.fleet.data_center(data_center).is_none() {
                 return Err(Error::input(format!(
                     "holding {id} forbids data center {data_center}, which does not exist; correct its code, or take \
