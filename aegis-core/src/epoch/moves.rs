@@ -204,6 +204,28 @@ fn a_large_change_moves_the_fewest_granules_and_roundings_even_out_again() {
 }
 
 #[test]
+fn a_long_series_of_small_changes_leaves_nobody_far_from_its_weight() {
+    let mut world = World::new(&[&[1; 40], &[1, 2, 4, 8], &[2; 20]]).hold("192.0.2.0/24", &[0, 1, 2]);
+    world.pools[0].prefixes = vec!["192.0.2.0/25".parse().unwrap()];
+    let mut layout = world.build(1).unwrap();
+    for step in 0..40 {
+        let n = step * 17 % world.machines.len();
+        match step % 4 {
+            0 => drop(world.machines.remove(n)),
+            1 => world.machines[n].weight = if world.machines[n].weight == 1 { 2 } else { 1 },
+            2 => {
+                let id = format!("new{step}").parse().unwrap();
+                world.machines.push(Machine { id, data_center: data_center(step % 3).id, weight: 1 });
+            }
+            _ => world.machines[n].weight = 0,
+        }
+        layout = rebuild(&world, &layout, Exact::computed).0;
+        let uneven = unevenness(&world, &layout);
+        assert!(uneven < 4.0, "step {step}: {uneven} granules off");
+    }
+}
+
+#[test]
 fn a_newcomer_gets_its_part_of_every_run_of_addresses_though_all_granules_are_taken() {
     let mut world = World::new(&[&[1; 100]]).hold("192.0.2.0/24", &[0]);
     let first = world.build(1).unwrap();
