@@ -128,7 +128,8 @@ pub struct Machine {
     pub id: MachineId,
     /// Where it is.
     pub data_center: DataCenterId,
-    /// Its part of the ports of its data center, relative to the other machines there; never 0.
+    /// Its part of the ports of each address that it serves, relative to the other machines there. 0: drained. It
+    /// stays a member and keeps its IPv6 addresses, but owns no ports of IPv4 addresses.
     pub weight: u32,
 }
 
@@ -145,7 +146,7 @@ impl Fleet {
     /// A fleet of these data centers and machines, given in any order.
     ///
     /// # Errors
-    /// An id used twice, a data center without a city, a machine in an unknown data center or with weight 0.
+    /// An id used twice, a data center without a city, a machine in an unknown data center.
     pub fn new(
         data_centers: impl IntoIterator<Item = DataCenter>,
         machines: impl IntoIterator<Item = Machine>,
@@ -171,17 +172,10 @@ impl Fleet {
             }
         }
         let mut by_data_center = BTreeMap::<_, Vec<_>>::new();
-        for Machine { id, data_center, weight } in machines.values() {
-            let refuse = |field, reason| Err(Refusal::new(Item::named("machine", id), field, reason));
+        for Machine { id, data_center, .. } in machines.values() {
             if !data_centers.contains_key(data_center) {
-                return refuse("data_center", format!("data center \"{data_center}\" does not exist"));
-            }
-            if *weight == 0 {
-                let reason = format!(
-                    "weight 0 would give it no ports of data center \"{data_center}\"; use 1 or more, or remove it"
-                );
-                return refuse("weight", reason)
-                    .map_err(|r| r.against(Item::named("data_center", data_center)));
+                let reason = format!("data center \"{data_center}\" does not exist");
+                return Err(Refusal::new(Item::named("machine", id), "data_center", reason));
             }
             by_data_center.entry(data_center.clone()).or_default().push(id.clone());
         }
@@ -295,6 +289,5 @@ mod tests {
             refused(&["fra"], &[("m", "nrt", 1)]),
             "machine \"m\": data center \"nrt\" does not exist"
         );
-        assert!(refused(&["fra"], &[("m", "fra", 0)]).starts_with("machine \"m\": weight 0"));
     }
 }

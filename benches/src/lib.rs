@@ -10,6 +10,7 @@
 //! | `rounds`, `threads`, `tail` | how: in turns; on two threads; pair by pair |
 //! | `counting`, [`safety`], [`memory`], [`connect`] | the cost of counters; duplicates; resident memory; real connections |
 //! | `lookup` | owners of returning packets |
+//! | [`layouts`] | layouts of a large network |
 //! | [`count`] | fixed loops for counting instructions |
 #![deny(unsafe_code)]
 
@@ -19,6 +20,7 @@ mod cores;
 pub mod count;
 mod counting;
 mod kernel;
+pub mod layouts;
 mod lookup;
 pub mod memory;
 mod ours;

@@ -97,7 +97,7 @@ fn layout_of(machines: u32, prefixes: &[(IpNet, Right)]) -> Layout {
         account: account.clone(),
         right: *right,
         prefix: *prefix,
-        data_centers: vec![sites[0].id.clone()],
+        data_centers: vec![sites[0].id.clone()].into(),
         serves: Direction::Egress,
         state: AddressState::Active,
     };

@@ -1,17 +1,17 @@
 //! A layout from the fleet, the inventory and the operator's policy.
 
-use core::net::Ipv4Addr;
-
 use ipnet::Ipv6Net;
 
 use super::assign::Assignment;
+use super::before::Previous;
 use super::handovers::Handovers;
 use super::layout::Parts;
 use super::members::Members;
-use super::{Epoch, Layout, Row};
+use super::sites::{Announced, announced};
+use super::{DataCenterIndex, Epoch, Layout, Row};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fleet::Fleet;
-use crate::inventory::{Holding, Inventory};
+use crate::inventory::Inventory;
 use crate::limits::{DEFAULT_DATA_CENTERS_PER_ADDRESS, MAX_GRANULES_PER_LAYOUT};
 use crate::slices::Cut;
 
@@ -22,7 +22,8 @@ pub struct LayoutPolicy {
     pub cut: Cut,
     /// How many data centers may have a slice of one IPv4 address; at least 1.
     pub data_centers_per_address: u8,
-    /// Most granules of one IPv4 address that one machine may own, at least 1; what this leaves over is unassigned.
+    /// Most granules of one IPv4 address that one machine may own, at least 1. What this takes from heavy machines goes
+    /// to the others by weight; what nobody may own is unassigned.
     pub max_granules_per_machine: Option<u16>,
 }
 
@@ -42,13 +43,21 @@ impl Layout {
     /// weight; and a number in IPv6 addresses for every data center and machine of the global partition.
     ///
     /// A machine's share of an address is its exact quota rounded down or up, and over many addresses the roundings
-    /// even out: with more machines than granules, machines take turns from address to address. Numbers are kept from
-    /// `previous`. The same input in any order gives the same layout.
+    /// even out: with more machines than granules, machines take turns from address to address. A data center's slice
+    /// is rounded likewise. A machine of weight 0 has no share.
+    ///
+    /// From `previous` as few granules of each address move as such roundings allow, and one more where somebody is
+    /// owed more than two granules more than another who has one; without a change nothing moves right after a first layout.
+    /// Data centers that a holding leaves to the layout stay. If granules become larger, those moves are few, but not
+    /// always the fewest. Numbers in IPv6 addresses stay, and are not given again before all others were.
+    ///
+    /// The same input in any order gives the same layout.
     ///
     /// # Errors
-    /// `epoch` is not after that of `previous`; a holding lists no data center, an unknown one, one without machines
-    /// or in a separate partition, or more than the policy allows; an IPv6 egress prefix longer than `/64`; more data
-    /// centers, machines or granules than a layout may have.
+    /// `epoch` is not after that of `previous`; a holding lists or pins no data center, an unknown one, one without
+    /// machines or with drained ones only, or one in a separate partition, or more than the policy allows; it forbids
+    /// an unknown one, or so many that too few are left; an IPv6 egress prefix longer than `/64`; more data centers,
+    /// machines or granules than a layout may have.
     pub fn build(
         fleet: &Fleet,
         inventory: &Inventory,
@@ -68,13 +77,14 @@ impl Layout {
             ));
         }
         let members = Members::new(fleet, previous)?;
-        let rows = rows(fleet, inventory, policy, &members)?;
-        let Members { data_centers, machines, .. } = members;
+        let rows = rows(fleet, inventory, policy, &members, previous)?;
+        let Members { data_centers, last_data_center_number, machines, .. } = members;
         let parts = Parts {
             epoch,
             cut: policy.cut.clone(),
             data_centers_per_address: policy.data_centers_per_address,
             data_centers,
+            last_data_center_number,
             machines,
             rows,
             v6_prefixes: v6_prefixes(inventory)?,
@@ -86,58 +96,24 @@ impl Layout {
 }
 
 /// Every IPv4 egress address with the owners of its granules.
-fn rows(fleet: &Fleet, inventory: &Inventory, policy: &LayoutPolicy, members: &Members) -> Result<Vec<Row>> {
-    let mut assignment = Assignment::new(&policy.cut, policy.max_granules_per_machine, members)?;
-    let most = MAX_GRANULES_PER_LAYOUT / usize::from(policy.cut.granule().granules_per_address());
-    let mut rows = Vec::new();
-    for (address, holding) in inventory.egress_v4() {
-        if rows.len() == most {
-            return Err(Error::input(format!(
-                "more than {most} IPv4 egress addresses in granules of {} ports; use larger granules, or fewer \
-                 addresses",
-                policy.cut.granule()
-            )));
-        }
-        let sites = sites_of(address, holding, fleet, policy, members)?;
-        rows.push(Row { address, owners: assignment.owners(&sites) });
-    }
-    Ok(rows)
-}
-
-/// The positions of the data centers that get a slice of `address`, ascending.
-fn sites_of(
-    address: Ipv4Addr,
-    holding: &Holding,
+fn rows(
     fleet: &Fleet,
+    inventory: &Inventory,
     policy: &LayoutPolicy,
     members: &Members,
-) -> Result<Vec<usize>> {
-    let mut sites = Vec::with_capacity(holding.data_centers.len());
-    for id in &holding.data_centers {
-        let site = members.data_centers.binary_search_by(|d| d.id.cmp(id));
-        let fault = match site {
-            Ok(site) if !members.weights[site].is_empty() => {
-                sites.push(site);
-                continue;
-            }
-            Ok(_) => "which has no machines; add one, or take it off the list",
-            Err(_) if fleet.data_center(id).is_some() => {
-                "which is in a separate partition and gets no global addresses; take it off the list"
-            }
-            Err(_) => "which does not exist; correct its code, or add it to the fleet",
-        };
-        return Err(Error::input(format!("holding {} lists data center {id}, {fault}", holding.id)));
-    }
-    sites.sort_unstable();
-    sites.dedup();
-    let (listed, most) = (sites.len(), usize::from(policy.data_centers_per_address));
-    if !(1..=most).contains(&listed) {
-        return Err(Error::input(format!(
-            "holding {} lists {listed} data centers for {address}; list 1 to {most}",
-            holding.id
-        )));
-    }
-    Ok(sites)
+    previous: Option<&Layout>,
+) -> Result<Vec<Row>> {
+    let previous = previous.map(|previous| Previous::new(previous, members, &policy.cut));
+    let previous = previous.as_ref();
+    let most = MAX_GRANULES_PER_LAYOUT / usize::from(policy.cut.granule().granules_per_address());
+    let announced = announced(fleet, inventory, policy, members, previous, most)?;
+    let mut assignment = Assignment::new(&policy.cut, policy.max_granules_per_machine, members)?;
+    let row = |Announced { address, sites }| {
+        let owners = assignment.owners(&sites, previous.and_then(|previous| previous.row(address)));
+        let index = |site| DataCenterIndex::new(site).expect("every data center has a 16-bit number");
+        Row { address, data_centers: sites.into_iter().map(index).collect(), owners }
+    };
+    Ok(announced.into_iter().map(row).collect())
 }
 
 /// The IPv6 egress prefixes, ascending.

@@ -3,7 +3,7 @@
 use core::net::Ipv4Addr;
 
 use super::layout::{Parts, Row, Standing};
-use super::{Epoch, MachineIndex};
+use super::{Epoch, MachineIndex, NumberedMachine};
 use crate::limits::MAX_GRANULES_PER_LAYOUT;
 
 impl Parts {
@@ -30,6 +30,19 @@ impl Parts {
                 self.data_centers.len()
             ));
         }
+        // Who was the last to come has the last number, or had it: a number is never given before it is written down.
+        if self.last_data_center_number == 0 && !self.data_centers.is_empty() {
+            return Err("there are data centers, but none was ever given a number".into());
+        }
+        let unnumbered =
+            |m: &&NumberedMachine| self.data_centers[m.data_center.get()].last_machine_number == 0;
+        if let Some(machine) = self.machines.iter().find(unnumbered) {
+            return Err(format!(
+                "machine {} is in data center {}, where none was ever given a number",
+                machine.id,
+                self.data_centers[machine.data_center.get()].id
+            ));
+        }
         let numbers = self.machines.iter().map(|m| ((m.data_center, m.number), &m.id)).collect();
         if let Some(((_, number), a, b)) = twins(numbers) {
             return Err(format!("machines {a} and {b} of one data center both have number {number}"));
@@ -49,13 +62,12 @@ impl Parts {
         }
         let mut usable = vec![false; granules];
         self.cut.granules().for_each(|granule| usable[usize::from(granule)] = true);
-        let mut present = Vec::new();
         for row in &self.rows {
             let address = row.address;
             if row.owners.len() != granules {
                 return Err(format!("{address} has {} granules; the cut makes {granules}", row.owners.len()));
             }
-            present.clear();
+            self.check_sites(row)?;
             for (granule, owner) in (0_u16..).zip(&row.owners) {
                 let Some(owner) = owner else { continue };
                 let draining = self.handovers.draining_of(address, granule);
@@ -77,17 +89,38 @@ impl Parts {
                     ));
                 }
                 // What counts is where slices will be: while one moves, both ends have a part of it.
-                let settled = draining.map_or(Some(*owner), |d| d.to);
-                let site = settled.and_then(|m| self.machines.get(m.get())).map(|m| m.data_center);
-                present.extend(site.filter(|site| !present.contains(site)));
+                let settled = draining.map_or(Some(*owner), |drain| drain.to);
+                let settled = settled.and_then(|machine| self.machines.get(machine.get()));
+                if let Some(machine) =
+                    settled.filter(|machine| !row.data_centers.contains(&machine.data_center))
+                {
+                    return Err(format!(
+                        "{address}: granule {granule} belongs to machine {}, whose data center does not announce it",
+                        machine.id
+                    ));
+                }
             }
-            if present.len() > usize::from(self.data_centers_per_address) {
-                return Err(format!(
-                    "{address} has slices at {} data centers; at most {} are allowed",
-                    present.len(),
-                    self.data_centers_per_address
-                ));
-            }
+        }
+        Ok(())
+    }
+
+    /// Is every data center of a row a different one that exists, and are there few enough?
+    fn check_sites(&self, row: &Row) -> Result<(), String> {
+        let (address, sites) = (row.address, &row.data_centers);
+        if sites.len() > usize::from(self.data_centers_per_address) {
+            return Err(format!(
+                "{address} has slices at {} data centers; at most {} are allowed",
+                sites.len(),
+                self.data_centers_per_address
+            ));
+        }
+        ascending(&format!("{address}: data center position"), sites.iter().map(|site| site.get()))?;
+        if let Some(site) = sites.iter().find(|site| site.get() >= self.data_centers.len()) {
+            return Err(format!(
+                "{address} is announced from data center position {}, but there are only {}",
+                site.get(),
+                self.data_centers.len()
+            ));
         }
         Ok(())
     }

@@ -18,8 +18,8 @@ const FORM: Form = Form { magic: *b"AEGL", name: "layout", version: 2 };
 /// The total assignment of granules and IPv6 addresses at one epoch.
 ///
 /// Whoever has a `Layout` may rely on it: building and reading both check that shares are disjoint (a granule has one
-/// owner), that reserved granules have none, that an address has slices at no more data centers than allowed, that
-/// every index and number is valid, and that everything is in its one order.
+/// owner), that reserved granules have none, that an address is announced from no more data centers than allowed, that
+/// no share is outside their slices, that every index and number is valid, and that everything is in its one order.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(try_from = "Parts")]
 pub struct Layout(Parts);
@@ -32,6 +32,8 @@ pub(crate) struct Parts {
     pub(super) cut: Cut,
     pub(super) data_centers_per_address: u8,
     pub(super) data_centers: Vec<NumberedDataCenter>,
+    /// The last number that was given to a data center; 0 if there was none yet.
+    pub(super) last_data_center_number: u16,
     pub(super) machines: Vec<NumberedMachine>,
     pub(super) rows: Vec<Row>,
     pub(super) v6_prefixes: Vec<Ipv6Net>,
@@ -46,6 +48,9 @@ pub struct NumberedDataCenter {
     pub id: DataCenterId,
     /// Its number, unique in the layout, kept from epoch to epoch.
     pub number: NonZeroU16,
+    /// The last number that was given to a machine of it; 0 if there was none yet. The next newcomer gets the next
+    /// one: a number of somebody who left is not given to a stranger while packets for it may be under way.
+    pub last_machine_number: u16,
 }
 
 /// A machine, where it is, and its number in IPv6 addresses.
@@ -79,6 +84,8 @@ pub enum Standing {
 #[serde(deny_unknown_fields)]
 pub struct Row {
     pub(super) address: Ipv4Addr,
+    /// Where the address is announced, ascending; one of them may have no granule, if its machines are few.
+    pub(super) data_centers: Vec<DataCenterIndex>,
     pub(super) owners: Vec<Option<MachineIndex>>,
 }
 
@@ -86,6 +93,11 @@ impl Row {
     /// The egress address.
     pub const fn address(&self) -> Ipv4Addr {
         self.address
+    }
+
+    /// The data centers that announce the address, ascending. All owners are there.
+    pub fn data_centers(&self) -> &[DataCenterIndex] {
+        &self.data_centers
     }
 
     /// The owner of each granule, indexed by `port >> shift`, for the whole port space: none for granules that are
@@ -128,6 +140,11 @@ impl Layout {
     /// The machines in id order. [`MachineIndex`] is a position in this list.
     pub fn machines(&self) -> &[NumberedMachine] {
         &self.0.machines
+    }
+
+    /// The last number that was given to a data center; 0 if there was none yet.
+    pub const fn last_data_center_number(&self) -> u16 {
+        self.0.last_data_center_number
     }
 
     /// The IPv4 egress addresses, ascending.

@@ -6,14 +6,21 @@
 
 mod apportion;
 mod assign;
+mod before;
 mod build;
+#[cfg(test)]
+mod changes;
 mod check;
 pub mod control;
 pub(crate) mod form;
 mod handovers;
 mod layout;
 mod members;
+#[cfg(test)]
+mod moves;
 mod owner;
+mod place;
+mod sites;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

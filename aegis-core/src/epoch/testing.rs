@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::{Epoch, Layout, LayoutPolicy};
 use crate::fleet::{Coordinates, DataCenter, Fleet, Machine, Partition};
-use crate::inventory::{AddressState, Direction, Holding, Inventory, Pool, Right};
+use crate::inventory::{AddressState, DataCenters, Direction, Holding, Inventory, Pool, Right};
 use crate::slices::{Cut, GranuleSize};
 
 /// What a layout is built from, in no particular order.
@@ -54,7 +54,12 @@ impl World {
             account,
             right,
             prefix,
-            data_centers: data_centers.iter().map(|d| data_center(*d).id).collect(),
+            data_centers: match prefix {
+                IpNet::V4(_) => {
+                    DataCenters::Listed(data_centers.iter().map(|d| data_center(*d).id).collect())
+                }
+                IpNet::V6(_) => DataCenters::Global,
+            },
             serves: Direction::Egress,
             state: AddressState::Active,
         });
@@ -84,7 +89,7 @@ impl World {
     }
 }
 
-fn data_center(n: usize) -> DataCenter {
+pub(crate) fn data_center(n: usize) -> DataCenter {
     let nowhere: Coordinates = serde_json::from_str(r#"{"latitude_e6":0,"longitude_e6":0}"#).unwrap();
     DataCenter {
         id: format!("d{n}").parse().unwrap(),
@@ -94,9 +99,25 @@ fn data_center(n: usize) -> DataCenter {
     }
 }
 
+/// The exact quotas of these weights, as numerators and their denominator: nobody above `limit`, heavy ones first.
+pub(crate) fn exact_quotas(weights: &[u128], granules: u128, limit: u128) -> (Vec<u128>, u128) {
+    let mut order: Vec<usize> = (0..weights.len()).collect();
+    order.sort_unstable_by_key(|n| core::cmp::Reverse(weights[*n]));
+    let (mut left, mut all, mut limited) = (granules, weights.iter().sum::<u128>(), 0);
+    while limited < order.len() && left * weights[order[limited]] > limit.saturating_mul(all) {
+        left -= limit;
+        all -= weights[order[limited]];
+        limited += 1;
+    }
+    let denominator = all.max(1);
+    let mut quotas: Vec<u128> = weights.iter().map(|weight| left * weight).collect();
+    order[..limited].iter().for_each(|n| quotas[*n] = limit * denominator);
+    (quotas, denominator)
+}
+
 /// Up to 6 data centers of up to 12 machines, up to 12 addresses at up to 4 of them, any granule size.
 pub(crate) fn any_world() -> impl Strategy<Value = World> {
-    let weight = prop_oneof![Just(1_u32), 1..10_u32, Just(u32::MAX)];
+    let weight = prop_oneof![4 => Just(1_u32), 4 => 1..10_u32, 4 => Just(u32::MAX), 1 => Just(0)];
     let site = prop::collection::vec(weight, 1..12);
     let address = (any::<u8>(), prop::collection::btree_set(0..6_usize, 1..=4));
     (
@@ -106,6 +127,9 @@ pub(crate) fn any_world() -> impl Strategy<Value = World> {
         prop::option::of(1..20_u16),
     )
         .prop_map(|(sites, addresses, shift, max_granules_per_machine)| {
+            // A machine may be drained, a data center may not.
+            let mut sites = sites;
+            sites.iter_mut().for_each(|weights| weights[0] = weights[0].max(1));
             let sites: Vec<&[u32]> = sites.iter().map(Vec::as_slice).collect();
             let mut world = World::new(&sites).hold("2001:db8:0:1::/64", &[]).hold("2001:db8:1::/48", &[]);
             let mut taken = Vec::new();

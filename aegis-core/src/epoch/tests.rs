@@ -3,11 +3,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::testing::{World, any_world};
+use super::testing::{World, any_world, exact_quotas};
 use super::{Layout, MachineIndex};
 use crate::error::ErrorKind;
 use crate::fleet::Partition;
 use crate::id::{DataCenterId, MachineId};
+use crate::inventory::DataCenters;
 use crate::net::PortRange;
 use crate::slices::V6Fields;
 
@@ -50,8 +51,17 @@ fn a_machine_limit_leaves_granules_unassigned() {
     world.policy.max_granules_per_machine = Some(5);
     let layout = world.build(1).unwrap();
     let counts = counts(layout.rows()[0].owners());
-    assert_eq!(counts.get(&2), Some(&5));
-    assert_eq!(counts.values().sum::<u64>(), 6, "the others keep their quota of 31/32 each: {counts:?}");
+    assert_eq!(counts.values().copied().collect::<Vec<_>>(), [5, 5, 5], "nobody may have the other 16");
+}
+
+#[test]
+fn what_a_limit_takes_from_one_machine_goes_to_the_others_by_weight() {
+    let mut world = World::new(&[&[1, 2, 3], &[30, 20]]).hold("192.0.2.1/32", &[0, 1]);
+    world.policy.max_granules_per_machine = Some(8);
+    let layout = world.build(1).unwrap();
+    let counts = counts(layout.rows()[0].owners());
+    // 31 - 2 * 8 = 15 granules at 1:2:3.
+    assert!([[2, 5, 8, 8, 8], [3, 5, 7, 8, 8]].contains(&[0, 1, 2, 3, 4].map(|m| counts[&m])), "{counts:?}");
 }
 
 #[test]
@@ -73,7 +83,11 @@ fn faults_name_both_sides() {
         (base().hold("192.0.2.1/32", &[1]), ["holding h0", "data center d1, which has no machines"]),
         (base().hold("192.0.2.1/32", &[7]), ["holding h0", "data center d7, which does not exist"]),
         (separate, ["holding h0", "data center d1, which is in a separate partition"]),
-        (one, ["holding h0 lists 2 data centers", "192.0.2.1; list 1 to 1"]),
+        (one, ["holding h0 lists 2 data centers", "192.0.2.1/32; list 1 to 1"]),
+        (
+            World::new(&[&[0, 0]]).hold("192.0.2.1/32", &[0]),
+            ["holding h0", "data center d0, whose machines are all drained"],
+        ),
     ] {
         let e = world.build(1).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Input);
@@ -105,7 +119,7 @@ fn numbers_survive_new_and_lost_members() {
     assert_eq!(
         address(&second, "a-new-one"),
         Some("2001:db8::1:3:0:1".parse().unwrap()),
-        "not the number of one that may have connections"
+        "not the free number"
     );
     assert_eq!(
         address(&second, "d1-m0"),
@@ -113,11 +127,30 @@ fn numbers_survive_new_and_lost_members() {
         "numbered where it is now"
     );
     assert_eq!(address(&second, "d0-m0"), None);
-    let mut newest = world.machines[0].clone();
-    newest.id = id("b-new-one");
-    world.machines.push(newest);
+    // Nor after an epoch in which nobody had it.
+    let mut last = world.machines[0].clone();
+    world.machines.retain(|m| m.id != id("d1-m0"));
+    let second = world.build_after(Some(&second), 3).unwrap();
+    last.id = id("b-newer-one");
+    world.machines.push(last);
+    let third = world.build_after(Some(&second), 4).unwrap();
+    assert_eq!(address(&third, "b-newer-one"), Some("2001:db8::1:5:0:1".parse().unwrap()));
+}
+
+#[test]
+fn the_number_of_a_data_center_that_is_gone_is_not_given_again_at_once() {
+    let mut world = World::new(&[&[1], &[1]]).hold("2001:db8::/64", &[]);
+    let first = world.build(1).unwrap();
+    let gone = world.data_centers.remove(1);
+    world.machines.retain(|m| m.data_center != gone.id);
+    let second = world.build_after(Some(&first), 2).unwrap();
+    let mut newcomer = world.data_centers[0].clone();
+    newcomer.id = "a".parse().unwrap();
+    world.data_centers.push(newcomer);
     let third = world.build_after(Some(&second), 3).unwrap();
-    assert_eq!(address(&third, "b-new-one"), Some("2001:db8::1:1:0:1".parse().unwrap()), "free by now");
+    let numbers: Vec<_> = third.data_centers().iter().map(|d| (d.id.as_str(), d.number.get())).collect();
+    assert_eq!(numbers, [("a", 3), ("d0", 1)]);
+    assert_eq!(Layout::from_bytes(&third.to_bytes()).unwrap().last_data_center_number(), 3);
 }
 
 #[test]
@@ -151,6 +184,23 @@ fn a_broken_rule_is_refused_by_name() {
         ("rows/0/owners/0", 0.into(), "192.0.2.1: granule 0 has an owner, but is not usable"),
         ("rows/0/owners/5", 3.into(), "granule 5 belongs to machine position 3, but there are only 3"),
         ("rows/0/owners", serde_json::json!([]), "192.0.2.1 has 0 granules; the cut makes 32"),
+        ("rows/0/owners/5", 2.into(), "belongs to machine d2-m0, whose data center does not announce it"),
+        (
+            "rows/0/data_centers",
+            serde_json::json!([1, 0]),
+            "192.0.2.1: data center position 0 is out of order",
+        ),
+        (
+            "rows/0/data_centers",
+            serde_json::json!([0, 1, 3]),
+            "from data center position 3, but there are only 3",
+        ),
+        ("last_data_center_number", 0.into(), "none was ever given a number"),
+        (
+            "data_centers/1/last_machine_number",
+            0.into(),
+            "machine d1-m0 is in data center d1, where none was ever",
+        ),
         ("rows/1/address", "192.0.2.1".into(), "address 192.0.2.1 is there twice"),
         ("rows/1/address", "192.0.2.0".into(), "address 192.0.2.0 is out of order (after 192.0.2.1)"),
         ("data_centers_per_address", 1.into(), "slices at 2 data centers; at most 1"),
@@ -243,27 +293,22 @@ proptest! {
             (row, world.holdings.iter().find(at).unwrap())
         }) {
             let counts = counts(row.owners());
+            let DataCenters::Listed(list) = &holding.data_centers else { panic!("{holding:?}") };
             let here: Vec<usize> = (0..layout.machines().len()).filter(|m| {
-                let site = layout.machines()[*m].data_center.get();
-                holding.data_centers.contains(&layout.data_centers()[site].id)
+                list.contains(&layout.data_centers()[layout.machines()[*m].data_center.get()].id)
             }).collect();
-            let all: u128 = here.iter().map(|m| weight(*m)).sum();
+            let weights: Vec<u128> = here.iter().map(|m| weight(*m)).collect();
             let limit = world.policy.max_granules_per_machine.map_or(u128::MAX, u128::from);
-            for m in &here {
+            let (quotas, all) = exact_quotas(&weights, usable.len() as u128, limit);
+            for (m, quota) in here.iter().zip(&quotas) {
                 let share = u128::from(counts.get(m).copied().unwrap_or(0));
-                let quota = usable.len() as u128 * weight(*m);
                 prop_assert!(share <= limit);
-                prop_assert!(
-                    (share * all).abs_diff(quota.min(limit.saturating_mul(all))) < all,
-                    "{share} granules for a quota of {quota}/{all}"
-                );
+                prop_assert!((share * all).abs_diff(*quota) < all, "{share} granules for a quota of {quota}/{all}");
             }
             prop_assert!(counts.keys().all(|m| here.contains(m)), "no share outside its slices");
             // Shares + reserved + unassigned are the port space; without a limit nothing is unassigned.
             let assigned: u64 = counts.values().sum();
-            if limit == u128::MAX {
-                prop_assert_eq!(assigned, usable.len() as u64);
-            }
+            prop_assert_eq!(u128::from(assigned), quotas.iter().sum::<u128>() / all);
             for port in PortRange::ALL.ports() {
                 let owner = layout.owner(row.address().into(), port);
                 let granule = port >> layout.cut().granule().shift();

@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use crate::bundle::Bundle;
 use crate::epoch::{Epoch, Layout, LayoutPolicy};
 use crate::error::{Item, Refusal, Result, unique};
-use crate::fleet::{Coordinates, DataCenter, Fleet, Machine, Partition};
+use crate::fleet::{Coordinates, DataCenter, Fleet, Machine};
 use crate::id::{AccountId, HoldingId, MachineId, OriginId, PoolId};
 use crate::inventory::{Holding, Inventory, Pool, Right};
 use crate::net::Origin;
 use crate::tenancy::{Account, Delegation, Registry, Tenancy, Zone, check_account};
 
+mod data_centers;
 mod policy;
 mod rows;
 mod source;
@@ -29,7 +30,7 @@ use source::Source;
 pub struct FleetFile {
     /// The data centers and machines. At least one data center.
     pub fleet: Fleet,
-    /// The addresses. IPv4 holdings name only data centers of the global partition.
+    /// The addresses. IPv4 holdings are announced only from data centers of the global partition.
     pub inventory: Inventory,
     /// Who uses them.
     pub tenancy: Tenancy,
@@ -74,7 +75,7 @@ impl FleetFile {
     /// The first thing that is wrong, as `name:line:column: message`, with the line of the second party if two are
     /// involved: TOML syntax; an unknown or missing key; what [`Fleet`], [`Inventory`], [`Tenancy`], [`Origin`] and
     /// [`Policy`] refuse; no data center at all; a holding in an unknown data center or in one outside the global
-    /// partition; an origin of an unknown account, or named twice by one account.
+    /// partition, or with a list of data centers and wishes about them, or with one pinned and forbidden; an origin of an unknown account, or named twice by one account.
     pub fn parse(name: &str, text: &str) -> Result<Self> {
         let source = Source::parse(name, text)?;
         let rows: Rows = source.read()?;
@@ -84,7 +85,7 @@ impl FleetFile {
         Self::build(rows).map_err(|refusal| source.error(refusal))
     }
 
-    /// The layout of `epoch` for this fleet; numbers are kept from `previous`.
+    /// The layout of `epoch` for this fleet; what can stay as in `previous` stays.
     ///
     /// # Errors
     /// As [`Layout::build`].
@@ -142,8 +143,7 @@ impl FleetFile {
         for OriginRow { id, account, .. } in origins.values() {
             check_account(&accounts, Item::named("origin", id), "account", account)?;
         }
-        holdings.values().try_for_each(|row| check_data_centers(row, &fleet))?;
-        let inventory = inventory(holdings, pools, policy.data_centers_per_address)?;
+        let inventory = inventory(holdings, pools, &fleet, policy.data_centers_per_address)?;
         let tenancy = Tenancy::build(
             &inventory,
             accounts.into_values(),
@@ -172,27 +172,10 @@ fn data_center(row: DataCenterRow) -> Result<DataCenter, Refusal> {
     Ok(DataCenter { id: row.id, city: row.city, coordinates, partition })
 }
 
-/// The rule between inventory and fleet: an address is announced from data centers that exist and are global.
-fn check_data_centers(holding: &HoldingRow, fleet: &Fleet) -> Result<(), Refusal> {
-    for (index, id) in holding.data_centers.iter().enumerate() {
-        let refuse =
-            |reason| Refusal::new(Item::named("holding", &holding.id), "data_centers", reason).element(index);
-        let Some(DataCenter { partition, .. }) = fleet.data_center(id) else {
-            return Err(refuse(format!("data center \"{id}\" does not exist")));
-        };
-        if *partition != Partition::Global {
-            let reason = format!(
-                "data center \"{id}\" is in partition \"{partition}\", which gets no global addresses"
-            );
-            return Err(refuse(reason).against(Item::named("data_center", id)));
-        }
-    }
-    Ok(())
-}
-
 fn inventory(
     holdings: BTreeMap<HoldingId, HoldingRow>,
     pools: BTreeMap<PoolId, PoolRow>,
+    fleet: &Fleet,
     max_data_centers: u8,
 ) -> Result<Inventory, Refusal> {
     // A pool does not say by what right: that is the right of its holdings, and the first one will do, because the
@@ -202,16 +185,19 @@ fn inventory(
         let first = pool.prefixes.first()?.0;
         rights.iter().find(|(held, _)| held.contains(&first)).map(|&(_, right)| right)
     };
-    Inventory::build(
-        holdings.into_values().map(|row| Holding {
+    let holding = |row: HoldingRow| {
+        Ok(Holding {
+            data_centers: data_centers::data_centers(&row, fleet)?,
             id: row.id,
             account: row.account,
             right: row.right,
             prefix: row.prefix.0,
-            data_centers: row.data_centers,
             serves: row.serves,
             state: row.state,
-        }),
+        })
+    };
+    Inventory::build(
+        holdings.into_values().map(holding).collect::<Result<Vec<_>, Refusal>>()?,
         pools.into_values().map(|row| Pool {
             right: right_of(&row).unwrap_or(Right::Leased),
             id: row.id,

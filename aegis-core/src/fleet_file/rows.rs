@@ -1,6 +1,7 @@
 //! What may be written: the tables and keys of the file, in the order in which its reader needs them.
 
 use core::net::SocketAddr;
+use core::num::NonZeroU8;
 
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -60,8 +61,11 @@ pub(super) struct HoldingRow {
     pub(super) account: AccountId,
     pub(super) right: Right,
     pub(super) prefix: Prefix,
-    #[serde(default)]
-    pub(super) data_centers: Vec<DataCenterId>,
+    /// Exactly these; or else the layout chooses, and one of the next three is there.
+    pub(super) data_centers: Option<Vec<DataCenterId>>,
+    pub(super) pinned_data_centers: Option<Vec<DataCenterId>>,
+    pub(super) forbidden_data_centers: Option<Vec<DataCenterId>>,
+    pub(super) data_center_count: Option<NonZeroU8>,
     #[serde(default)]
     pub(super) serves: Direction,
     #[serde(default = "active")]

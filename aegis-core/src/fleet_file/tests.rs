@@ -1,5 +1,6 @@
 use super::*;
-use crate::inventory::{AddressState, Direction};
+use crate::fleet::Partition;
+use crate::inventory::{AddressState, DataCenters, Direction};
 
 /// A small file with one of everything. A wrong file differs from it in one place.
 const GOOD: &str = r#"
@@ -234,11 +235,6 @@ fn a_wrong_file_is_refused_at_its_place_with_both_parties() {
             r#"data_center = ¦"nrt""#,
             r#"machine "fra-m01": data center "nrt" does not exist"#,
         ),
-        (
-            "weight = 2",
-            "weight = ¦0",
-            r#"machine "fra-m01": weight 0 would give it no ports of data center "fra"; use 1 or more, or remove it (data center "fra" is at line 4)"#,
-        ),
         // holdings
         (
             r#"prefix = "192.0.2.1/32""#,
@@ -279,6 +275,31 @@ fn a_wrong_file_is_refused_at_its_place_with_both_parties() {
             "data_centers = [\"fra\"]\n\n[[holding]]",
             "data_centers = [\n  \"fra\",\n  ¦\"pek\",\n]\n\n[[holding]]",
             r#"holding "lease": data center "pek" is in partition "cn", which gets no global addresses (data center "pek" is at line 10)"#,
+        ),
+        (
+            "data_centers = [\"fra\"]\n\n[[holding]]",
+            "data_centers = [\"fra\"]\ndata_center_count = ¦1\n\n[[holding]]",
+            r#"holding "lease": data_centers lists exactly those that announce it; remove it, or data_center_count"#,
+        ),
+        (
+            "data_centers = [\"fra\"]\n\n[[holding]]",
+            "pinned_data_centers = [\"fra\"]\nforbidden_data_centers = [\"pek\", ¦\"fra\"]\n\n[[holding]]",
+            r#"holding "lease": data center "fra" is pinned and forbidden at once"#,
+        ),
+        (
+            "data_centers = [\"fra\"]\n\n[[holding]]",
+            "pinned_data_centers = [¦\"pek\"]\n\n[[holding]]",
+            r#"holding "lease": data center "pek" is in partition "cn", which gets no global addresses (data center "pek" is at line 10)"#,
+        ),
+        (
+            "data_centers = [\"fra\"]\n\n[[holding]]",
+            "forbidden_data_centers = [¦\"nrt\"]\n\n[[holding]]",
+            r#"holding "lease": data center "nrt" does not exist"#,
+        ),
+        (
+            "data_centers = [\"fra\"]\n\n[[holding]]",
+            "data_center_count = ¦5\n\n[[holding]]",
+            r#"holding "lease": 192.0.2.1/32 is to be announced from 5 data centers; the limit (data_centers_per_address) is 4"#,
         ),
         // pools
         (
@@ -437,6 +458,38 @@ fn an_address_is_announced_from_no_more_data_centers_than_the_policy_allows() {
     );
     let raised = format!("[policy]\ndata_centers_per_address = 5\n{five}");
     assert!(FleetFile::parse("f", &raised).is_ok());
+}
+
+#[test]
+fn a_machine_of_weight_0_is_drained_and_the_last_one_of_a_data_center_is_missed_by_name() {
+    let drained = FleetFile::parse("f", &GOOD.replace("weight = 2", "weight = 0")).unwrap();
+    let e = drained.layout(None, Epoch::new(1)).unwrap_err();
+    assert!(
+        e.message().contains("holding lease lists data center fra, whose machines are all drained"),
+        "{e}"
+    );
+    let other = "[[machine]]\nid = \"fra-m02\"\ndata_center = \"fra\"\n\n[[account]]";
+    let two = GOOD.replace("weight = 2", "weight = 0").replacen("[[account]]", other, 1);
+    let layout = FleetFile::parse("f", &two).unwrap().layout(None, Epoch::new(1)).unwrap();
+    let shares = |id: &str| layout.shares_of(&id.parse().unwrap()).count();
+    assert_eq!((shares("fra-m01"), shares("fra-m02")), (0, 31 * 129));
+    assert!(layout.machine_index(&"fra-m01".parse().unwrap()).is_some());
+}
+
+#[test]
+fn wishes_about_data_centers_are_read() {
+    let wishes = "pinned_data_centers = [\"fra\"]\nforbidden_data_centers = [\"pek\"]\ndata_center_count = 1";
+    let text = GOOD.replacen("data_centers = [\"fra\"]", wishes, 1);
+    let file = FleetFile::parse("f", &text).unwrap();
+    let DataCenters::Chosen(choice) =
+        &file.inventory.holding(&"lease".parse().unwrap()).unwrap().data_centers
+    else {
+        panic!("wishes make a choice")
+    };
+    assert_eq!(choice.pinned().map(|id| id.as_str()).collect::<Vec<_>>(), ["fra"]);
+    assert!(!choice.allows(&"pek".parse().unwrap()) && choice.allows(&"fra".parse().unwrap()));
+    assert_eq!(choice.count.map(u8::from), Some(1));
+    assert!(file.layout(None, Epoch::new(1)).is_ok());
 }
 
 #[test]

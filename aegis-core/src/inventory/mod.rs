@@ -8,14 +8,17 @@ use ipnet::{IpNet, Ipv4AddrRange, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Item, Refusal, Result, unique};
-use crate::id::{AccountId, DataCenterId, HoldingId, PoolId};
+use crate::id::{AccountId, HoldingId, PoolId};
 use crate::limits;
 use crate::net::canonical_ip;
 
+mod data_centers;
 pub(crate) mod prefix;
 mod state;
 
 pub use state::AddressState;
+
+pub use data_centers::{Choice, DataCenters, Wish};
 
 /// By what right a prefix is used.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -67,9 +70,8 @@ pub struct Holding {
     pub right: Right,
     /// The prefix; no host bits.
     pub prefix: IpNet,
-    /// The data centers that announce it, in order of their codes. IPv4 only: IPv6 is announced everywhere in the
-    /// global partition.
-    pub data_centers: Vec<DataCenterId>,
+    /// The data centers that announce it: for IPv4 a list or a choice, for IPv6 the whole global partition.
+    pub data_centers: DataCenters,
     /// What it serves. A leased holding serves egress.
     pub serves: Direction,
     /// How far its addresses have come. All of them together, as they are announced and allowlisted; what is to go on by
@@ -113,8 +115,9 @@ impl Inventory {
     /// # Errors
     /// - An id used twice.
     /// - Holding: host bits; overlap with another; a block that no packet comes from; IPv4 BYOIP longer than `/24`,
-    ///   IPv6 longer than `/64`; IPv4 announced from no data center, from too many, or from one twice; IPv6 with a
-    ///   list of data centers; a leased one that serves ingress.
+    ///   IPv6 longer than `/64`; IPv4 announced from no data center, from too many, or from one twice; IPv4 with more
+    ///   pinned data centers than are to be chosen; IPv6 with a list or choice of data centers; a leased one that
+    ///   serves ingress.
     /// - Pool: no prefixes; a prefix with host bits, outside any one holding, of another account or right, of a holding
     ///   that serves ingress, or overlapping another of the pool; IPv6 longer than `/64`.
     /// - More than [`limits::MAX_POOLED_V4`] IPv4 addresses in all pools together.
@@ -284,7 +287,7 @@ impl Holding {
     fn admit(&mut self, max_data_centers: u8) -> Result<(), Refusal> {
         let refuse = |field, reason: String| Refusal::new(Item::named("holding", &self.id), field, reason);
         let prefix = prefix::canonical(self.prefix).map_err(|reason| refuse("prefix", reason))?;
-        let (count, len) = (self.data_centers.len(), prefix.prefix_len());
+        let len = prefix.prefix_len();
         if let Some(kind) = prefix::no_source(prefix) {
             return Err(refuse(
                 "prefix",
@@ -303,18 +306,6 @@ impl Holding {
                     format!("{prefix} is longer than /{longest}: the Internet does not route it alone");
                 return Err(refuse("prefix", reason));
             }
-            IpNet::V4(_) if count == 0 => {
-                let reason =
-                    format!("{prefix} is announced from no data center; list 1 to {max_data_centers}");
-                return Err(refuse("data_centers", reason));
-            }
-            IpNet::V4(_) if count > usize::from(max_data_centers) => {
-                let reason = format!(
-                    "{prefix} is announced from {count} data centers; the limit (data_centers_per_address) is \
-                     {max_data_centers}"
-                );
-                return Err(refuse("data_centers", reason));
-            }
             IpNet::V6(_) if len > limits::LONGEST_V6_HOLDING => {
                 let longest = limits::LONGEST_V6_HOLDING;
                 return Err(refuse(
@@ -322,21 +313,64 @@ impl Holding {
                     format!("{prefix} is longer than /{longest}; an IPv6 holding is not"),
                 ));
             }
-            IpNet::V6(_) if count > 0 => {
+            IpNet::V6(_) if self.data_centers != DataCenters::Global => {
                 let reason = "IPv6 is announced from every global data center; remove the list".to_owned();
                 return Err(refuse("data_centers", reason));
             }
-            _ => {}
-        }
-        for (index, id) in self.data_centers.iter().enumerate() {
-            if self.data_centers[..index].contains(id) {
-                return Err(
-                    refuse("data_centers", format!("data center \"{id}\" is listed twice")).element(index)
-                );
-            }
+            IpNet::V6(_) => {}
+            IpNet::V4(_) => self.admit_data_centers(prefix, max_data_centers)?,
         }
         self.prefix = prefix;
-        self.data_centers.sort_unstable();
+        if let DataCenters::Listed(list) = &mut self.data_centers {
+            list.sort_unstable();
+        }
+        Ok(())
+    }
+
+    /// Checks where the addresses of an IPv4 holding are announced.
+    fn admit_data_centers(&self, prefix: IpNet, max: u8) -> Result<(), Refusal> {
+        let refuse = |field, reason: String| Refusal::new(Item::named("holding", &self.id), field, reason);
+        match &self.data_centers {
+            DataCenters::Listed(list) if !list.is_empty() => {
+                if list.len() > usize::from(max) {
+                    let reason = format!(
+                        "{prefix} is announced from {} data centers; the limit (data_centers_per_address) is {max}",
+                        list.len()
+                    );
+                    return Err(refuse("data_centers", reason));
+                }
+                for (index, id) in list.iter().enumerate() {
+                    if list[..index].contains(id) {
+                        let reason = format!("data center \"{id}\" is listed twice");
+                        return Err(refuse("data_centers", reason).element(index));
+                    }
+                }
+            }
+            DataCenters::Listed(_) | DataCenters::Global => {
+                let reason = format!(
+                    "{prefix} is announced from no data center; list 1 to {max}, or say how many to choose"
+                );
+                return Err(refuse("data_centers", reason));
+            }
+            DataCenters::Chosen(choice) => {
+                let count = choice.count.map_or(max, u8::from);
+                if count > max {
+                    let reason = format!(
+                        "{prefix} is to be announced from {count} data centers; the limit \
+                         (data_centers_per_address) is {max}"
+                    );
+                    return Err(refuse("data_center_count", reason));
+                }
+                if let Some((index, id)) = choice.pinned().enumerate().nth(usize::from(count)) {
+                    let reason = format!(
+                        "data center \"{id}\" is pinned as number {}, but only {count} announce an address; pin fewer, \
+                         or raise the count",
+                        index + 1
+                    );
+                    return Err(refuse("pinned_data_centers", reason));
+                }
+            }
+        }
         Ok(())
     }
 }

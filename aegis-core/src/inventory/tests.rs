@@ -1,4 +1,5 @@
 use super::*;
+use crate::id::DataCenterId;
 
 fn holding(id: &str, right: Right, prefix: &str, data_centers: &[&str]) -> Holding {
     Holding {
@@ -6,7 +7,11 @@ fn holding(id: &str, right: Right, prefix: &str, data_centers: &[&str]) -> Holdi
         account: "acme".parse().unwrap(),
         right,
         prefix: prefix.parse().unwrap(),
-        data_centers: data_centers.iter().map(|dc| dc.parse().unwrap()).collect(),
+        data_centers: if data_centers.is_empty() && prefix.contains(':') {
+            DataCenters::Global
+        } else {
+            DataCenters::Listed(data_centers.iter().map(|dc| dc.parse().unwrap()).collect())
+        },
         serves: Direction::Egress,
         state: AddressState::Active,
     }
@@ -89,8 +94,31 @@ fn a_holding_is_refused_with_the_reason() {
     assert!(Inventory::new([byoip("127.66.0.0/24")], [], 4).is_ok(), "a fleet on one host uses loopback");
     let sorted =
         Inventory::new([holding("h", Right::Leased, "192.0.2.1/32", &["fra", "ams"])], [], 2).unwrap();
-    let sorted = &sorted.holding(&"h".parse().unwrap()).unwrap().data_centers;
+    let DataCenters::Listed(sorted) = &sorted.holding(&"h".parse().unwrap()).unwrap().data_centers else {
+        panic!("a list stays a list")
+    };
     assert_eq!(sorted.iter().map(DataCenterId::as_str).collect::<Vec<_>>(), ["ams", "fra"]);
+}
+
+#[test]
+fn a_choice_is_refused_with_the_reason() {
+    let chosen = |prefix, pinned: &[&str], count| {
+        let wish = |id: &&str| (id.parse().unwrap(), Wish::Pinned);
+        let wishes = pinned.iter().map(wish).collect();
+        let choice = Choice { wishes, count: core::num::NonZeroU8::new(count) };
+        Holding { data_centers: DataCenters::Chosen(choice), ..leased("h", prefix) }
+    };
+    for (holding, reason) in [
+        (chosen("192.0.2.1/32", &[], 5), "from 5 data centers; the limit (data_centers_per_address) is 4"),
+        (chosen("192.0.2.1/32", &["ams", "fra"], 1), "\"fra\" is pinned as number 2, but only 1 announce"),
+        (chosen("192.0.2.1/32", &["a", "b", "c", "d", "e"], 0), "\"e\" is pinned as number 5, but only 4"),
+        (chosen("2001:db8::/64", &[], 0), "every global data center"),
+        (Holding { data_centers: DataCenters::Global, ..leased("h", "192.0.2.1/32") }, "from no data center"),
+    ] {
+        let message = refused(&[holding], &[]);
+        assert!(message.starts_with("holding \"h\": ") && message.contains(reason), "{message}");
+    }
+    assert!(Inventory::new([chosen("192.0.2.1/32", &["ams", "fra"], 2)], [], 4).is_ok());
 }
 
 #[test]

@@ -136,6 +136,12 @@ impl Draft {
             *owner = place(*owner);
         }
         self.parts.handovers.machines_mut().for_each(|machine| *machine = place(*machine));
+        for row in &mut self.parts.rows {
+            row.data_centers.retain(|site| data_centers[site.get()]);
+            for site in &mut row.data_centers {
+                *site = DataCenterIndex::new(new_site[site.get()]).expect("positions only shrink");
+            }
+        }
         let mut stays = machines.iter();
         self.parts.machines.retain(|_| stays.next() == Some(&true));
         for machine in &mut self.parts.machines {

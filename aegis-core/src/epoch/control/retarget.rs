@@ -47,7 +47,8 @@ pub(super) fn towards(in_force: &Layout, target: &Layout) -> Result<Parts> {
         )));
     }
     check_numbers(in_force, target)?;
-    let Members { data_centers, machines, of_in_force, of_target } = Members::merge(in_force, target);
+    let Members { data_centers, machines, of_in_force, of_target, sites_of_in_force, sites_of_target } =
+        Members::merge(in_force, target);
     let mut parts = target.parts();
     parts.data_centers = data_centers;
     parts.machines = machines;
@@ -60,6 +61,9 @@ pub(super) fn towards(in_force: &Layout, target: &Layout) -> Result<Parts> {
     for address in old.keys() {
         new.entry(*address).or_insert_with(|| vec![None; granules]);
     }
+    // Where an address is given up it is announced until all of it is closed.
+    let mut sites = announced(in_force, &sites_of_in_force, target.data_centers_per_address());
+    sites.extend(announced(target, &sites_of_target, target.data_centers_per_address()));
     let mut draining = Vec::new();
     parts.rows.clear();
     for (address, wanted) in new {
@@ -74,7 +78,8 @@ pub(super) fn towards(in_force: &Layout, target: &Layout) -> Result<Parts> {
                 wanted
             }
         });
-        parts.rows.push(Row { address, owners: row.collect() });
+        let owners = row.collect();
+        parts.rows.push(Row { address, data_centers: sites.remove(&address).unwrap_or_default(), owners });
     }
     parts.handovers.draining = draining;
     // Whom a granule goes to at once may have been its owner before, or have ports open there.
@@ -136,35 +141,50 @@ fn rows(layout: &Layout, places: &[MachineIndex]) -> BTreeMap<Ipv4Addr, Vec<Opti
     layout.rows().iter().map(|row| (row.address(), row.owners().iter().map(place).collect())).collect()
 }
 
+/// The data centers that announce each address.
+fn announced(
+    layout: &Layout,
+    places: &[DataCenterIndex],
+    most: u8,
+) -> BTreeMap<Ipv4Addr, Vec<DataCenterIndex>> {
+    let sites =
+        |row: &Row| row.data_centers().iter().map(|site| places[site.get()]).take(most.into()).collect();
+    layout.rows().iter().map(|row| (row.address(), sites(row))).collect()
+}
+
 /// The members of both layouts, and where those of each are in the lists.
 struct Members {
     data_centers: Vec<NumberedDataCenter>,
     machines: Vec<NumberedMachine>,
     of_in_force: Vec<MachineIndex>,
     of_target: Vec<MachineIndex>,
+    sites_of_in_force: Vec<DataCenterIndex>,
+    sites_of_target: Vec<DataCenterIndex>,
 }
 
 impl Members {
     fn merge(in_force: &Layout, target: &Layout) -> Self {
-        let mut sites = BTreeMap::new();
+        let mut data_centers = BTreeMap::new();
         for site in in_force.data_centers().iter().chain(target.data_centers()) {
-            sites.insert(site.id.clone(), site.clone());
+            data_centers.insert(&site.id, site.clone());
         }
-        let site_of = |layout: &Layout, machine: &NumberedMachine| {
-            let id = &layout.data_centers()[machine.data_center.get()].id;
-            let place = sites.keys().position(|site| site == id).and_then(DataCenterIndex::new);
-            place.expect("the list has the data centers of both")
+        let data_centers: Vec<NumberedDataCenter> = data_centers.into_values().collect();
+        let sites = |layout: &Layout| -> Vec<DataCenterIndex> {
+            let place =
+                |d: &NumberedDataCenter| data_centers.binary_search_by(|other| other.id.cmp(&d.id)).ok();
+            let place =
+                |d| place(d).and_then(DataCenterIndex::new).expect("the list has the data centers of both");
+            layout.data_centers().iter().map(place).collect()
         };
+        let (sites_of_in_force, sites_of_target) = (sites(in_force), sites(target));
         let mut machines = BTreeMap::new();
         for machine in in_force.machines() {
-            let data_center = site_of(in_force, machine);
-            machines.insert(
-                &machine.id,
-                NumberedMachine { data_center, standing: Standing::Leaving, ..machine.clone() },
-            );
+            let data_center = sites_of_in_force[machine.data_center.get()];
+            let leaving = NumberedMachine { data_center, standing: Standing::Leaving, ..machine.clone() };
+            machines.insert(&machine.id, leaving);
         }
         for machine in target.machines() {
-            let data_center = site_of(target, machine);
+            let data_center = sites_of_target[machine.data_center.get()];
             machines.insert(&machine.id, NumberedMachine { data_center, ..machine.clone() });
         }
         let machines: Vec<NumberedMachine> = machines.into_values().collect();
@@ -174,6 +194,6 @@ impl Members {
             layout.machines().iter().map(place).collect()
         };
         let (of_in_force, of_target) = (places(in_force), places(target));
-        Self { data_centers: sites.into_values().collect(), of_in_force, of_target, machines }
+        Self { data_centers, machines, of_in_force, of_target, sites_of_in_force, sites_of_target }
     }
 }

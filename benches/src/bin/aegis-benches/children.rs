@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use aegis_benches::memory::{self, Grown, Load};
-use aegis_benches::{connect, count};
+use aegis_benches::{connect, count, layouts};
 
 use crate::table::{Cells, Row, Run, Table};
 
@@ -24,6 +24,12 @@ pub(crate) fn serve(words: &[String]) -> Result<(), String> {
             let granules = number(granules)?.try_into().map_err(|_| "too many granules")?;
             let share = connect::Share { granules, live: number(live)? };
             connect::serve(way, share).map_err(|error| format!("{way}: {error}"))
+        }
+        ["layout", machines, addresses, rounds] => {
+            let (machines, rounds) = (number(machines)? as usize, number(rounds)? as usize);
+            let cells = layouts::measure(machines, number(addresses)?, rounds);
+            println!("{}", cells.iter().map(|cell| format!("{cell:.0}")).collect::<Vec<_>>().join(" "));
+            Ok(())
         }
         ["origin"] => connect::accept_all().map_err(|error| format!("origin: {error}")),
         ["count", name, n] => {
@@ -90,4 +96,25 @@ fn memory_cells(load: Load, run: &Run) -> Cells {
         }
     };
     Ok(all.iter().enumerate().map(cell).collect())
+}
+
+/// Ours alone: nobody else does it. In processes of their own, as memory is measured too.
+pub(crate) fn layouts() -> Table {
+    let row = |addresses: u32| -> Row {
+        let plural = if addresses == 1 { "address" } else { "addresses" };
+        let name = format!("layout, 100,000 machines, {} {plural}", crate::table::grouped(addresses.into()));
+        (name, Box::new(move |run| layout_cells(addresses, run)))
+    };
+    let columns = layouts::STEPS.into_iter().chain(["peak MiB"]).collect();
+    Table { cells: "milliseconds", columns, rows: [1, 256, 4_096].map(row).into(), note: None }
+}
+
+fn layout_cells(addresses: u32, run: &Run) -> Cells {
+    let (machines, rounds) = if run.quick { ("3300", "1") } else { ("100000", "5") };
+    let output = child(&["layout", machines, &addresses.to_string(), rounds])?.output();
+    let output = output.map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        return Err(format!("it ended by {}", output.status));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect())
 }

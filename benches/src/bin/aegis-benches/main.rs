@@ -49,6 +49,7 @@ fn report(arguments: &Arguments) {
         crowds::table(),
         children::memory(),
         connects::table(),
+        children::layouts(),
     ];
     for table in tables.into_iter().chain(lookups::tables()) {
         table.print(&run, &arguments.only);

@@ -174,7 +174,7 @@ impl World {
         let granules = usize::from(layout.cut().granule().granules_per_address());
         for arg in args {
             if let Ok(address) = arg.parse::<Ipv4Addr>() {
-                parts.rows.push(Row { address, owners: vec![None; granules] });
+                parts.rows.push(Row { address, data_centers: Vec::new(), owners: vec![None; granules] });
             } else if let Some((name, runs)) = arg.split_once(':') {
                 let index = layout.machine_index(&name.parse().unwrap());
                 assert!(index.is_some(), "{name} is not in the fleet");
@@ -184,6 +184,10 @@ impl World {
                     parts.rows.last_mut().unwrap().owners[run].fill(index);
                 }
             }
+        }
+        for row in &mut parts.rows {
+            let sites = row.owners.iter().flatten().map(|owner| parts.machines[owner.get()].data_center);
+            row.data_centers = sites.collect::<BTreeSet<_>>().into_iter().collect();
         }
         Layout::try_from(parts).unwrap()
     }
