@@ -97,7 +97,8 @@ fn layout_of(machines: u32, prefixes: &[(IpNet, Right)]) -> Layout {
         account: account.clone(),
         right: *right,
         prefix: *prefix,
-        data_centers: vec![sites[0].id.clone()],
+        // IPv6 is announced everywhere.
+        data_centers: if prefix.addr().is_ipv4() { vec![sites[0].id.clone()] } else { Vec::new() },
         state: AddressState::Active,
     };
     let pool = |(nth, (prefix, right)): (usize, &(IpNet, Right))| Pool {
