@@ -296,7 +296,7 @@ pub trait LookupV6 {
     /// Made from a layout.
     fn of(layout: &Layout) -> Self;
     /// The owner.
-    fn owner(&self, ip: Ipv6Addr, port: u16) -> Option<u32>;
+    fn owner_v6(&self, ip: Ipv6Addr, port: u16) -> Option<u32>;
 }
 
 impl LookupV6 for SoftUnicast {
@@ -305,7 +305,7 @@ impl LookupV6 for SoftUnicast {
     }
 
     #[inline]
-    fn owner(&self, ip: Ipv6Addr, port: u16) -> Option<u32> {
+    fn owner_v6(&self, ip: Ipv6Addr, port: u16) -> Option<u32> {
         self.0.owner_v6(ip, port).map(|machine| machine.get() as u32)
     }
 }
@@ -331,7 +331,7 @@ impl LookupV6 for HashedV6 {
     }
 
     #[inline]
-    fn owner(&self, ip: Ipv6Addr, port: u16) -> Option<u32> {
+    fn owner_v6(&self, ip: Ipv6Addr, port: u16) -> Option<u32> {
         let bits = ip.to_bits();
         if port == 0 || bits as u32 == 0 || !self.networks.contains(&((bits >> 64) as u64)) {
             return None;
@@ -363,6 +363,6 @@ pub fn ask_v6<L: LookupV6>(lookup: &L, dependent: bool, packets: &[(Ipv6Addr, u1
     for nth in 0..n {
         let at = if dependent { nth + last as usize } else { nth };
         let (ip, port) = packets[at & (packets.len() - 1)];
-        last = black_box(lookup.owner(ip, port)).unwrap_or(0);
+        last = black_box(lookup.owner_v6(ip, port)).unwrap_or(0);
     }
 }
