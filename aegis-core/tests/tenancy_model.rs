@@ -258,7 +258,7 @@ fn start() -> Registry {
         account: name("a"),
         right,
         prefix: prefix.parse().unwrap(),
-        data_centers: vec![name("fra")],
+        data_centers: vec![name("fra")].into(),
         serves: Direction::Egress,
         state: AddressState::Announced,
     };

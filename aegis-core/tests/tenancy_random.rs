@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aegis_core::error::Result;
 use aegis_core::id::HoldingId;
-use aegis_core::inventory::{AddressState, Direction, Holding, Inventory, Pool, Right};
+use aegis_core::inventory::{AddressState, DataCenters, Direction, Holding, Inventory, Pool, Right};
 use aegis_core::tenancy::{
     Account, Action, Actor, AuditEvent, Change, Delegation, Registry, Revoke, Subject, Tenancy,
 };
@@ -54,8 +54,11 @@ fn apply(registry: &mut Registry, (what, who, [a, b, c, d]): Step) -> Result<Vec
         3 => registry.remove_zone(who, &name("z", a), at),
         4..=5 => {
             let prefix = block(b);
-            let data_centers =
-                if prefix.addr().is_ipv4() || b % 8 == 7 { vec![name("dc", d)] } else { vec![] };
+            let data_centers = if prefix.addr().is_ipv4() || b % 8 == 7 {
+                vec![name("dc", d)].into()
+            } else {
+                DataCenters::Global
+            };
             let (id, account, state) = (name("h", a), account(d), AddressState::Allocated);
             let holding = Holding { id, account, right, prefix, data_centers, serves, state };
             registry.add_holding(who, holding, at)

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use aegis_core::epoch::{Epoch, Layout, LayoutPolicy, MachineIndex, NumberedMachine};
 use aegis_core::fleet::{Coordinates, DataCenter, Fleet, Machine, Partition};
 use aegis_core::id::AccountId;
-use aegis_core::inventory::{AddressState, Direction, Holding, Inventory, Pool, Right};
+use aegis_core::inventory::{AddressState, DataCenters, Direction, Holding, Inventory, Pool, Right};
 use aegis_core::slices::V6Fields;
 use aegis_core::soft_unicast::Table;
 use ipnet::IpNet;
@@ -97,7 +97,12 @@ fn layout_of(machines: u32, prefixes: &[(IpNet, Right)]) -> Layout {
         account: account.clone(),
         right: *right,
         prefix: *prefix,
-        data_centers: vec![sites[0].id.clone()].into(),
+        // IPv6 is announced everywhere.
+        data_centers: if prefix.addr().is_ipv4() {
+            vec![sites[0].id.clone()].into()
+        } else {
+            DataCenters::Global
+        },
         serves: Direction::Egress,
         state: AddressState::Active,
     };
@@ -296,7 +301,7 @@ pub trait LookupV6 {
     /// Made from a layout.
     fn of(layout: &Layout) -> Self;
     /// The owner.
-    fn owner(&self, ip: Ipv6Addr, port: u16) -> Option<u32>;
+    fn owner_v6(&self, ip: Ipv6Addr, port: u16) -> Option<u32>;
 }
 
 impl LookupV6 for SoftUnicast {
@@ -305,7 +310,7 @@ impl LookupV6 for SoftUnicast {
     }
 
     #[inline]
-    fn owner(&self, ip: Ipv6Addr, port: u16) -> Option<u32> {
+    fn owner_v6(&self, ip: Ipv6Addr, port: u16) -> Option<u32> {
         self.0.owner_v6(ip, port).map(|machine| machine.get() as u32)
     }
 }
@@ -331,7 +336,7 @@ impl LookupV6 for HashedV6 {
     }
 
     #[inline]
-    fn owner(&self, ip: Ipv6Addr, port: u16) -> Option<u32> {
+    fn owner_v6(&self, ip: Ipv6Addr, port: u16) -> Option<u32> {
         let bits = ip.to_bits();
         if port == 0 || bits as u32 == 0 || !self.networks.contains(&((bits >> 64) as u64)) {
             return None;
@@ -363,6 +368,6 @@ pub fn ask_v6<L: LookupV6>(lookup: &L, dependent: bool, packets: &[(Ipv6Addr, u1
     for nth in 0..n {
         let at = if dependent { nth + last as usize } else { nth };
         let (ip, port) = packets[at & (packets.len() - 1)];
-        last = black_box(lookup.owner(ip, port)).unwrap_or(0);
+        last = black_box(lookup.owner_v6(ip, port)).unwrap_or(0);
     }
 }

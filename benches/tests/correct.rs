@@ -115,6 +115,6 @@ fn every_v6_lookup_gives_the_layouts_owner() {
     let (ours, hashed) = (<SoftUnicast as LookupV6>::of(&layout), HashedV6::of(&layout));
     for (ip, port) in packets_v6(&layout).into_iter().take(2_000) {
         let owner = layout.owner(ip.into(), port).map(|owner| owner.machine.get() as u32);
-        assert_eq!([ours.owner(ip, port), hashed.owner(ip, port)], [owner; 2], "{ip} {port}");
+        assert_eq!([ours.owner_v6(ip, port), hashed.owner_v6(ip, port)], [owner; 2], "{ip} {port}");
     }
 }

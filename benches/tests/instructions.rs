@@ -23,7 +23,7 @@ const LIMITS: [(&str, u64); LOOPS.len()] = [
     ("ip:port, 50 % full", 803),
     ("refusal, 2,048 ports", 287),
     ("refusal, 63,488 ports", 1_453),
-    ("owner, independent", 56),
+    ("owner, independent", 31),
 ];
 
 const OPERATIONS: u64 = 10_240;

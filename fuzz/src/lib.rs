@@ -6,10 +6,12 @@ use std::path::Path;
 mod input;
 mod lease_memory;
 mod lease_ops;
+mod owners;
 mod parsers;
 
 pub use lease_memory::lease_memory;
 pub use lease_ops::lease_ops;
+pub use owners::{image, lookup};
 pub use parsers::{bundle, fleet_file};
 
 /// Runs a target's body on files, for example on what the fuzzer left in `artifacts`.

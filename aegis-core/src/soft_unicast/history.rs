@@ -25,10 +25,13 @@ pub struct History {
     states: Numbered<State>,
     machines: Numbered<(MachineId, DataCenterId)>,
     /// The prefixes from a layout on.
-    v6_prefixes: Vec<(u32, Box<[(u64, u64)]>)>,
+    v6_prefixes: Vec<(u32, Runs)>,
     /// By data center number and machine number: whose it is from a layout on.
     v6_machines: BTreeMap<u32, Vec<(u32, Option<u32>)>>,
 }
+
+/// IPv6 prefixes, as [`v6::runs`] gives them.
+type Runs = Box<[(u64, u64)]>;
 
 /// What the layout of a moment says of a port.
 #[derive(Clone, PartialEq, Eq, Debug)]

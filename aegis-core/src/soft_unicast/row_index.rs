@@ -21,6 +21,10 @@ const ROWS_PER_GAP: u64 = 4;
 const BUCKETS: u64 = 0x9e37_79b9_7f4a_7c15;
 const ROWS: u64 = 0xbf58_476d_1ce4_e5b9;
 
+/// What an index has found.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Row(pub(super) u32);
+
 #[derive(PartialEq, Eq, Debug)]
 pub(super) struct RowIndex {
     /// The key of row 0, where keys are their own index.
@@ -68,7 +72,7 @@ impl RowIndex {
                 keys: vec![0; rows].into(),
             };
             if index.displace(keys) {
-                keys.iter().for_each(|key| index.keys[index.hashed(*key)] = *key);
+                keys.iter().for_each(|key| index.keys[index.hashed(*key).0 as usize] = *key);
                 return index;
             }
             // One in seven pairs of multipliers keeps the keys of every bucket apart (e^(-BUCKET/2)): take the next
@@ -84,21 +88,44 @@ impl RowIndex {
     }
 
     /// The row of `key`; none if it is surely not in the index. Where keys are their own index, a gap has a row, too.
-    #[inline]
-    pub(super) fn find(&self, key: u32) -> Option<usize> {
+    pub(super) fn row(&self, key: u32) -> Option<usize> {
+        self.find(key).filter(|row| row.0 < self.rows).map(|row| row.0 as usize)
+    }
+
+    /// [`row`](Self::row) for whoever asks by himself whether the row is one: where keys are their own index it may be
+    /// beyond the last.
+    #[inline(always)]
+    pub(super) fn find(&self, key: u32) -> Option<Row> {
         // One way per index: the branch is always predicted.
         if self.displacements.is_empty() {
-            let row = key.wrapping_sub(self.first);
-            return (row < self.rows).then_some(row as usize);
+            return Some(Row(key.wrapping_sub(self.first)));
         }
         let row = self.hashed(key);
-        (self.keys[row] == key).then_some(row)
+        (self.keys[row.0 as usize] == key).then_some(row)
+    }
+
+    /// Where many keys are, if they are anywhere: to be [confirmed](Self::confirm).
+    #[inline(always)]
+    pub(super) fn find_all(&self, keys: impl Iterator<Item = u32>, rows: &mut [Row]) {
+        if self.displacements.is_empty() {
+            keys.zip(rows).for_each(|(key, row)| *row = Row(key.wrapping_sub(self.first)));
+        } else {
+            keys.zip(rows).for_each(|(key, row)| *row = self.hashed(key));
+        }
+    }
+
+    /// A mask: all ones if `key` is at the row that was found for it, else 0. Not a question, so that what is behind it
+    /// is loaded at the same time. Where keys are their own index it says yes also beyond the last row.
+    #[inline(always)]
+    pub(super) fn confirm(&self, row: Row, key: u32) -> u32 {
+        let same = self.keys.get(row.0 as usize).is_none_or(|there| *there == key);
+        u32::from(same).wrapping_neg()
     }
 
     /// The row of `key` if it is in the index at all: a key that is not gets someone else's.
-    #[inline]
-    fn hashed(&self, key: u32) -> usize {
-        self.shift(self.start(key), self.displacements[self.bucket(key)])
+    #[inline(always)]
+    fn hashed(&self, key: u32) -> Row {
+        Row(self.shift(self.start(key), self.displacements[self.bucket(key)]))
     }
 
     #[inline]
@@ -116,29 +143,52 @@ impl RowIndex {
 
     /// `start + displacement` modulo the number of rows; both are smaller than that, and it is below 2^31.
     #[inline]
-    fn shift(&self, start: u32, displacement: u32) -> usize {
+    fn shift(&self, start: u32, displacement: u32) -> u32 {
         let sum = start + displacement;
         // If there is nothing to subtract, the difference wraps around and is the larger of the two.
-        sum.min(sum.wrapping_sub(self.rows)) as usize
+        sum.min(sum.wrapping_sub(self.rows))
     }
 
     /// Finds a displacement for every bucket, the fullest first, while there is most room.
     fn displace(&mut self, keys: &[u32]) -> bool {
-        let mut starts: Vec<(usize, u32)> = keys.iter().map(|k| (self.bucket(*k), self.start(*k))).collect();
-        starts.sort_unstable();
-        if starts.windows(2).any(|pair| pair[0] == pair[1]) {
-            return false; // no displacement ever tells these two apart
+        // Most pairs of multipliers fail, some after dozens of others: by counting, because sorting takes ten times as
+        // long.
+        let mut ends = vec![0_usize; self.displacements.len()];
+        keys.iter().for_each(|key| ends[self.bucket(*key)] += 1);
+        let mut sum = 0;
+        for end in &mut ends {
+            sum += *end;
+            *end = sum;
         }
-        let mut buckets: Vec<&[(usize, u32)]> = starts.chunk_by(|a, b| a.0 == b.0).collect();
-        buckets.sort_by_key(|bucket| Reverse(bucket.len()));
+        let mut starts = vec![0; keys.len()];
+        let mut begins = ends;
+        for key in keys {
+            let begin = &mut begins[self.bucket(*key)];
+            *begin -= 1;
+            starts[*begin] = self.start(*key);
+        }
+        let mut buckets: Vec<(usize, &[u32])> = Vec::with_capacity(begins.len());
+        let mut rest = starts.as_mut_slice();
+        for (bucket, begin) in begins.iter().enumerate() {
+            let end = begins.get(bucket + 1).copied().unwrap_or(keys.len());
+            let (starts, after) = rest.split_at_mut(end - begin);
+            rest = after;
+            starts.sort_unstable();
+            if starts.windows(2).any(|pair| pair[0] == pair[1]) {
+                return false; // no displacement ever tells these two apart
+            }
+            buckets.push((bucket, starts));
+        }
+        buckets.retain(|(_, starts)| !starts.is_empty());
+        buckets.sort_by_key(|(_, starts)| Reverse(starts.len()));
         let mut taken = vec![false; self.rows()];
-        buckets.iter().all(|bucket| {
+        buckets.iter().all(|(bucket, starts)| {
             let is_free = |displacement: &u32| {
-                bucket.iter().all(|(_, start)| !taken[self.shift(*start, *displacement)])
+                starts.iter().all(|start| !taken[self.shift(*start, *displacement) as usize])
             };
             let Some(displacement) = (0..self.rows).find(is_free) else { return false };
-            bucket.iter().for_each(|(_, start)| taken[self.shift(*start, displacement)] = true);
-            self.displacements[bucket[0].0] = displacement;
+            starts.iter().for_each(|start| taken[self.shift(*start, displacement) as usize] = true);
+            self.displacements[*bucket] = displacement;
             true
         })
     }
@@ -151,12 +201,12 @@ mod tests {
 
     fn is_perfect(keys: &[u32]) -> Result<usize, TestCaseError> {
         let index = RowIndex::new(keys);
-        let mut rows: Vec<usize> = keys.iter().map(|key| index.find(*key).unwrap()).collect();
+        let mut rows: Vec<usize> = keys.iter().map(|key| index.row(*key).unwrap()).collect();
         rows.sort_unstable();
         prop_assert!(rows.windows(2).all(|pair| pair[0] < pair[1]), "two keys in one row");
         prop_assert!(rows.last().is_none_or(|last| *last < index.rows()));
         for near in keys.iter().flat_map(|key| [key.wrapping_sub(1), key.wrapping_add(1)]) {
-            if let Some(row) = index.find(near).filter(|_| keys.binary_search(&near).is_err()) {
+            if let Some(row) = index.row(near).filter(|_| keys.binary_search(&near).is_err()) {
                 prop_assert!(rows.binary_search(&row).is_err() || index.keys.get(row) == Some(&near));
                 prop_assert!(index.displacements.is_empty() || near == 0, "only a gap has a row");
             }
@@ -183,14 +233,14 @@ mod tests {
         let block: Vec<u32> = (100..200).filter(|key| key % 5 != 0 || *key == 100).collect();
         let index = RowIndex::new(&block);
         assert!(index.displacements.is_empty() && index.keys.is_empty());
-        assert_eq!((index.find(100), index.find(199), index.rows()), (Some(0), Some(99), 100));
+        assert_eq!((index.row(100), index.row(199), index.rows()), (Some(0), Some(99), 100));
         assert_eq!(
-            (index.find(99), index.find(200), index.find(0), index.find(u32::MAX)),
+            (index.row(99), index.row(200), index.row(0), index.row(u32::MAX)),
             (None, None, None, None)
         );
         assert!(!RowIndex::new(&[1, 3]).displacements.is_empty(), "half of it gaps");
-        assert_eq!(RowIndex::new(&[u32::MAX]).find(u32::MAX), Some(0));
-        assert_eq!(RowIndex::new(&[]).find(0), None);
+        assert_eq!(RowIndex::new(&[u32::MAX]).row(u32::MAX), Some(0));
+        assert_eq!(RowIndex::new(&[]).row(0), None);
     }
 
     proptest! {

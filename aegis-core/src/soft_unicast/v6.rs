@@ -29,7 +29,7 @@ impl V6Owners {
         let index = RowIndex::new(&numbers.iter().map(|(number, _)| *number).collect::<Vec<_>>());
         let mut machines = vec![0; index.rows()];
         for (number, machine) in numbers {
-            machines[index.find(number).expect("the index is of these numbers")] = machine;
+            machines[index.row(number).expect("the index is of these numbers")] = machine;
         }
         Self {
             firsts: runs.iter().map(|run| run.0).collect(),
@@ -45,7 +45,7 @@ impl V6Owners {
         let high = (ip.to_bits() >> 64) as u64;
         let below = self.firsts.partition_point(|first| *first <= high);
         let inside = port != 0 && self.lasts[below.checked_sub(1)?] >= high;
-        let row = self.index.find(number(fields.data_center.get(), fields.machine.get()))?;
+        let row = self.index.row(number(fields.data_center.get(), fields.machine.get()))?;
         if inside { MachineIndex::from_cell(self.machines[row]) } else { None }
     }
 }

@@ -1,7 +1,7 @@
 //! Changes by a registry: what is refused changes nothing and names both parties; what is done is told.
 
 use super::*;
-use crate::inventory::{AddressState, Holding};
+use crate::inventory::{AddressState, DataCenters, Holding};
 use crate::time::Time;
 
 const AT: Time = Time::from_millis(61_007);
@@ -24,7 +24,7 @@ fn holding(name: &str, right: Right, block: &str, state: AddressState) -> Holdin
         account: id("acme"),
         right,
         prefix: prefix(block),
-        data_centers: if block.contains('.') { vec![id("fra")] } else { vec![] },
+        data_centers: if block.contains('.') { vec![id("fra")].into() } else { DataCenters::Global },
         serves: Direction::Egress,
         state,
     }

@@ -9,7 +9,7 @@ fn inventory() -> Inventory {
         account: "acme".parse().unwrap(),
         right,
         prefix: prefix.parse().unwrap(),
-        data_centers: vec!["fra".parse().unwrap()],
+        data_centers: vec!["fra".parse().unwrap()].into(),
         serves: Direction::Egress,
         state: AddressState::Active,
     };

@@ -122,7 +122,7 @@ fn rows_of_building() -> Vec<Row> {
             let layout = &layout(size);
             let mut race = Race::default();
             race.enter(COLUMNS[0], |n, _| {
-                (0..n).for_each(|_| drop(black_box(<SoftUnicast as Lookup>::of(layout))))
+                (0..n).for_each(|_| drop(black_box(<SoftUnicast as Lookup>::of(layout))));
             });
             race.enter(COLUMNS[2], |n, _| (0..n).for_each(|_| drop(black_box(Hashed::of(layout)))));
             race.enter(COLUMNS[3], |n, _| (0..n).for_each(|_| drop(black_box(StdHashed::of(layout)))));
@@ -152,7 +152,7 @@ fn rows_of_swapping() -> Vec<Row> {
         let mutexed = parking_lot::Mutex::new(Arc::new(Numbered(1)));
         let mut race = Race::default();
         race.enter(SWAP_COLUMNS[0], |n, _| {
-            (0..n).for_each(|_| _ = black_box(black_box(&mut reader).get().epoch()))
+            (0..n).for_each(|_| _ = black_box(black_box(&mut reader).get().epoch()));
         });
         race.enter(SWAP_COLUMNS[1], |n, _| (0..n).for_each(|_| _ = black_box(published.load().epoch())));
         race.enter(SWAP_COLUMNS[2], |n, _| {
