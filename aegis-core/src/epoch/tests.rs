@@ -225,6 +225,7 @@ fn a_broken_handover_is_refused_by_name() {
     assert_eq!(layout.shares_of(&id("d1-m0")).next().unwrap().1.lo(), 17 << 11, "the first one of d1");
     let mut good: serde_json::Value = serde_json::from_str(&layout.to_json()).unwrap();
     good["content"]["machines"][2]["standing"] = "leaving".into();
+    good["content"]["rows"][0]["data_centers"] = serde_json::json!([0, 1, 2]);
     good["content"]["handovers"] = serde_json::json!({
         "draining": [
             {"address": "192.0.2.1", "granule": 5, "to": 1, "since": 1},
