@@ -1,7 +1,7 @@
 //! Random stories of handovers keep every promise. `AEGIS_STORIES=100000` for more.
 
 #[path = "handover/world.rs"]
-mod world;
+pub mod world;
 
 use proptest::prelude::*;
 

@@ -3,11 +3,14 @@
 
 use std::path::Path;
 
+#[path = "../../aegis-core/tests/handover/world.rs"]
+mod handover;
 mod input;
 mod lease_memory;
 mod lease_ops;
 mod parsers;
 
+pub use handover::handover;
 pub use lease_memory::lease_memory;
 pub use lease_ops::lease_ops;
 pub use parsers::{bundle, fleet_file};

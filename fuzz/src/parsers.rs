@@ -51,7 +51,7 @@ pub fn bundle(input: &[u8]) {
 fn signed(input: &[u8]) -> Option<Vec<u8>> {
     let mut bytes = input.to_vec();
     let length = bytes.len().checked_sub(14)? as u32;
-    bytes[..6].copy_from_slice(b"AEGB\x01\x00");
+    bytes[..6].copy_from_slice(b"AEGB\x02\x00");
     bytes[6..10].copy_from_slice(&length.to_le_bytes());
     let (content, checksum) = bytes.split_last_chunk_mut::<4>()?;
     *checksum = crc32fast::hash(content).to_le_bytes();
