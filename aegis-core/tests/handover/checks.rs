@@ -7,9 +7,23 @@ use std::collections::BTreeSet;
 use aegis_core::epoch::{Layout, NumberedMachine, Standing};
 
 use super::parts::{address, owners};
-use super::{MACHINES, PORTS, ROUTERS, World};
+use super::{MACHINES, PORTS, ROUTERS, Step, World};
 
 impl World {
+    /// Ports stay behind only after a drain has had its time.
+    pub(super) fn check_deadlines(&mut self, Step { at, before, after, .. }: &Step) {
+        for drain in after.handovers().draining() {
+            self.began.entry((drain.address, drain.granule, drain.since)).or_insert(*at);
+        }
+        for behind in after.handovers().holdouts() {
+            if before.handovers().holdout_of(behind.address, behind.port).is_none() {
+                let granule = after.cut().granule_of(behind.port).expect("a usable port");
+                let began = self.began[&(behind.address, granule, behind.since)];
+                assert!(*at >= began + self.settings.drain, "{behind:?} did not have its time");
+            }
+        }
+    }
+
     pub(super) fn check(&self) {
         let layout = self.stored.layout();
         assert_eq!(Layout::from_bytes(&layout.to_bytes()).as_ref(), Ok(&**layout));

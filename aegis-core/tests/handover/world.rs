@@ -9,7 +9,7 @@ mod parts;
 
 use core::net::{IpAddr, Ipv4Addr};
 use core::time::Duration;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use aegis_core::Result;
@@ -51,6 +51,8 @@ struct World {
     routers: Vec<Epoch>,
     messages: Vec<Message>,
     boots: u64,
+    /// When drains began.
+    began: BTreeMap<(Ipv4Addr, u16, Epoch), Time>,
 }
 
 /// A controller, and what it may send when its write holds.
@@ -60,9 +62,17 @@ struct Site {
     /// The version that its write must find.
     base: u64,
     outbox: Vec<Message>,
-    /// The layouts that it has made since it last wrote: before, after, and who was dead for it.
-    steps: Vec<(Arc<Layout>, Arc<Layout>, BTreeSet<MachineId>)>,
+    steps: Vec<Step>,
     target: Option<Layout>,
+}
+
+/// A layout that a controller has made since it last wrote.
+struct Step {
+    at: Time,
+    before: Arc<Layout>,
+    after: Arc<Layout>,
+    /// Who was dead for it.
+    dead: BTreeSet<MachineId>,
 }
 
 struct Machine {
@@ -120,6 +130,7 @@ impl World {
             routers: vec![Epoch::new(0); ROUTERS],
             messages: Vec::new(),
             boots: 0,
+            began: BTreeMap::new(),
         };
         world.controllers.extend([0, 777].map(|ahead| world.controller(Duration::from_secs(ahead))));
         for n in 0..MACHINES {
@@ -235,7 +246,8 @@ impl World {
             Ok(message) => {
                 let (old, new) = (before.record().layout(), site.controller.record().layout());
                 if old.epoch() != new.epoch() {
-                    site.steps.push((Arc::clone(old), Arc::clone(new), dead));
+                    let (before, after) = (Arc::clone(old), Arc::clone(new));
+                    site.steps.push(Step { at: self.now, before, after, dead });
                 }
                 site.outbox.extend(message);
             }
@@ -261,8 +273,9 @@ impl World {
             assert!(self.stored == *record, "the record reads back as another");
             site.base = record.version();
             self.target = target.unwrap_or_else(|| self.target.clone());
-            for (before, after, dead) in core::mem::take(&mut site.steps) {
-                self.lose(&before, &after, &dead);
+            for step in core::mem::take(&mut site.steps) {
+                self.check_deadlines(&step);
+                self.lose(&step);
             }
         }
         self.messages.extend(outbox);
@@ -271,7 +284,7 @@ impl World {
     }
 
     /// What was open at machines that were called dead is lost for them where somebody else has it now.
-    fn lose(&mut self, before: &Layout, layout: &Layout, dead: &BTreeSet<MachineId>) {
+    fn lose(&mut self, Step { before, after: layout, dead, .. }: &Step) {
         for machine in &mut self.machines {
             let is_gone = layout.machine_index(&machine.id).is_none() && dead.contains(&machine.id);
             for (ip, port) in &machine.open {
