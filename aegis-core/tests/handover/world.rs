@@ -195,7 +195,7 @@ impl World {
                 }
             }
             20..=22 => {
-                self.now = self.now + Duration::from_secs([1, 2, 4, 9, 12, 30, 60, 120][input.below(8)])
+                self.now = self.now + Duration::from_secs([1, 2, 4, 9, 12, 30, 60, 120][input.below(8)]);
             }
             23 | 24 => self.retarget(c, input),
             25 => self.act(c, |controller, now| controller.tick(now).map(|()| None)),
