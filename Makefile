@@ -7,7 +7,7 @@ LOCKED := --locked
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 # Seconds for each target of `make fuzz`, and of the short round in `make test`.
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS := fleet_file bundle image lookup lease_ops lease_memory
+FUZZ_TARGETS := fleet_file bundle image lookup lease_ops lease_memory handover
 
 # $(call heading,text): a line that is easy to find in a long log.
 heading = @printf '\n== %s ==\n' "$(1)"

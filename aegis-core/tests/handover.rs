@@ -1,7 +1,9 @@
 //! Random stories of handovers keep every promise. `AEGIS_STORIES=100000` for more.
 
+#![expect(clippy::disallowed_methods, reason = "the core reads no environment; its tests do")]
+
 #[path = "handover/world.rs"]
-mod world;
+pub mod world;
 
 use proptest::prelude::*;
 

@@ -3,12 +3,15 @@
 
 use std::path::Path;
 
+#[path = "../../aegis-core/tests/handover/world.rs"]
+mod handover;
 mod input;
 mod lease_memory;
 mod lease_ops;
 mod owners;
 mod parsers;
 
+pub use handover::handover;
 pub use lease_memory::lease_memory;
 pub use lease_ops::lease_ops;
 pub use owners::{image, lookup};

@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use aegis_core::epoch::Epoch;
+use aegis_core::fleet_file::FleetFile;
+
 fn replay(name: &str, target: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
     let files: Vec<_> = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -40,6 +43,44 @@ fn the_lease_table_grants_nothing_twice_and_refuses_nobody_falsely() {
 #[test]
 fn hostile_memory_panics_nobody_and_hangs_nobody() {
     replay("lease_memory", aegis_fuzz::lease_memory);
+}
+
+#[test]
+fn handovers_never_let_two_machines_grant_a_port() {
+    replay("handover", aegis_fuzz::handover);
+}
+
+/// Bundles that are accepted, what is wrong in one place, and what is another file: as they are written now. Seeds of a
+/// form that nobody reads any more would test nothing. `AEGIS_REWRITE_SEEDS=1` writes them.
+#[test]
+fn the_seeds_of_bundles_are_of_the_form_that_is_read() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    let made = |file: &str| {
+        let text = std::fs::read_to_string(corpus.join("fleet_file").join(file)).unwrap();
+        let file = FleetFile::parse(file, &text).unwrap();
+        let layout = file.layout(None, Epoch::new(1)).unwrap();
+        (file.bundle(&"fra-m01".parse().unwrap(), &layout).unwrap().to_bytes(), layout.to_bytes())
+    };
+    let ((v4, layout), (both, _)) = (made("one-address.toml"), made("everything.toml"));
+    let change = |at: usize, by: u8| {
+        let mut bytes = v4.clone();
+        bytes[at] = bytes[at].wrapping_add(by);
+        bytes
+    };
+    for (name, bytes) in [
+        ("v4", v4.clone()),
+        ("v4-and-v6", both),
+        ("layout-not-bundle", layout),
+        ("v4-damaged", change(v4.len() / 2, 1)),
+        ("v4-newer-version", change(4, 1)),
+        ("v4-truncated", v4[..v4.len() / 2].to_vec()),
+    ] {
+        let path = corpus.join("bundle").join(name);
+        if std::env::var_os("AEGIS_REWRITE_SEEDS").is_some() {
+            std::fs::write(&path, &bytes).unwrap();
+        }
+        assert!(std::fs::read(&path).unwrap() == bytes, "{name} is not what would be written now");
+    }
 }
 
 /// What the fuzzer does, for those who have none: `AEGIS_RANDOM_INPUTS=100000` for more.

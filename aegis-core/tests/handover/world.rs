@@ -4,6 +4,9 @@
 //! After every step: nothing is granted by two machines, or by one while it is open at another; what is open is routed to
 //! where it is; the layout in force is one that can be read. When all is quiet, the layout in force is the last target.
 
+mod checks;
+mod parts;
+
 use core::net::{IpAddr, Ipv4Addr};
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,12 +14,13 @@ use std::sync::Arc;
 
 use aegis_core::Result;
 use aegis_core::epoch::control::{Agent, Controller, Record, Reply, Report, RouterReport, Settings};
-use aegis_core::epoch::{Departure, Epoch, Layout, Standing};
+use aegis_core::epoch::{Departure, Epoch, Layout};
 use aegis_core::error::ErrorKind;
-use aegis_core::fleet_file::FleetFile;
-use aegis_core::id::{MachineId, RouterId};
+use aegis_core::id::MachineId;
 use aegis_core::net::PortRange;
 use aegis_core::time::Time;
+
+use parts::{Input, address, build, machine_id, router_id};
 
 /// Runs the story that `input` tells.
 pub fn handover(input: &[u8]) {
@@ -27,21 +31,6 @@ pub fn handover(input: &[u8]) {
         world.check();
     }
     world.become_quiet();
-}
-
-/// Small decisions; when the input ends every answer is the first.
-struct Input<'a>(&'a [u8]);
-
-impl Input<'_> {
-    fn next(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        usize::from(self.next().unwrap_or(0)) % n
-    }
 }
 
 const MACHINES: usize = 5;
@@ -62,6 +51,8 @@ struct World {
     routers: Vec<Epoch>,
     messages: Vec<Message>,
     boots: u64,
+    /// When drains began.
+    began: BTreeMap<(Ipv4Addr, u16, Epoch), Time>,
 }
 
 /// A controller, and what it may send when its write holds.
@@ -71,7 +62,17 @@ struct Site {
     /// The version that its write must find.
     base: u64,
     outbox: Vec<Message>,
+    steps: Vec<Step>,
     target: Option<Layout>,
+}
+
+/// A layout that a controller has made since it last wrote.
+struct Step {
+    at: Time,
+    before: Arc<Layout>,
+    after: Arc<Layout>,
+    /// Who was dead for it.
+    dead: BTreeSet<MachineId>,
 }
 
 struct Machine {
@@ -99,62 +100,6 @@ impl Machine {
     fn is_open(&self, place: &(IpAddr, u16)) -> bool {
         self.agent.is_some() && self.open.contains(place)
     }
-}
-
-fn machine_id(n: usize) -> MachineId {
-    format!("m{n}").parse().expect("a short name")
-}
-
-fn router_id(n: usize) -> RouterId {
-    format!("r{n}").parse().expect("a short name")
-}
-
-fn address(n: usize) -> Ipv4Addr {
-    Ipv4Addr::new(192, 0, 2, n as u8 + 1)
-}
-
-/// A layout of these machines, two to a data center, in which `owner` says whose each granule is.
-fn build(
-    granule_ports: u16,
-    machines: &[usize],
-    addresses: &[usize],
-    previous: Option<&Layout>,
-    epoch: Epoch,
-    mut owner: impl FnMut() -> Option<usize>,
-) -> Result<Layout> {
-    let mut text =
-        format!("[policy]\ngranule_ports = {granule_ports}\nreserved = [\"0-{}\"]\n", granule_ports - 1);
-    text += "[[account]]\nid = \"acme\"\nname = \"Acme\"\n";
-    let sites: BTreeSet<usize> = machines.iter().map(|m| m / 2).collect();
-    for site in &sites {
-        text +=
-            &format!("[[data_center]]\nid = \"d{site}\"\ncity = \"C\"\nlatitude = 1.5\nlongitude = 1.5\n");
-    }
-    for m in machines {
-        text += &format!("[[machine]]\nid = \"m{m}\"\ndata_center = \"d{}\"\nweight = 1\n", m / 2);
-    }
-    let sites: Vec<String> = sites.iter().map(|site| format!("\"d{site}\"")).collect();
-    let holding = |id: &str, prefix: &str, sites: &str| {
-        let holding =
-            format!("id = \"{id}\"\naccount = \"acme\"\nright = \"leased\"\nprefix = \"{prefix}\"\n{sites}");
-        format!(
-            "[[holding]]\n{holding}[[pool]]\nid = \"{id}\"\naccount = \"acme\"\nprefixes = [\"{prefix}\"]\n"
-        )
-    };
-    text += &holding("six", "2001:db8::/64", "");
-    for a in addresses {
-        let sites = format!("data_centers = [{}]\n", sites.join(","));
-        text += &holding(&format!("h{a}"), &format!("{}/32", address(*a)), &sites);
-    }
-    let layout = FleetFile::parse("fleet.toml", &text)?.layout(previous, epoch)?;
-    let mut json: serde_json::Value = serde_json::from_str(&layout.to_json()).expect("a layout's JSON");
-    for row in json["content"]["rows"].as_array_mut().expect("rows") {
-        for cell in row["owners"].as_array_mut().expect("owners").iter_mut().skip(1) {
-            let owner = owner().and_then(|m| layout.machine_index(&machine_id(m)));
-            *cell = owner.map_or(serde_json::Value::Null, |owner| owner.get().into());
-        }
-    }
-    Layout::from_json(&json.to_string())
 }
 
 impl World {
@@ -185,6 +130,7 @@ impl World {
             routers: vec![Epoch::new(0); ROUTERS],
             messages: Vec::new(),
             boots: 0,
+            began: BTreeMap::new(),
         };
         world.controllers.extend([0, 777].map(|ahead| world.controller(Duration::from_secs(ahead))));
         for n in 0..MACHINES {
@@ -206,7 +152,14 @@ impl World {
 
     fn controller(&self, ahead: Duration) -> Site {
         let controller = Controller::new(self.settings.clone(), self.stored.clone(), self.now + ahead);
-        Site { ahead, controller, base: self.stored.version(), outbox: Vec::new(), target: None }
+        Site {
+            ahead,
+            controller,
+            base: self.stored.version(),
+            outbox: Vec::new(),
+            steps: Vec::new(),
+            target: None,
+        }
     }
 
     fn restart(&mut self, n: usize) {
@@ -242,20 +195,13 @@ impl World {
                 }
             }
             20..=22 => {
-                self.now = self.now + Duration::from_secs([1, 2, 4, 9, 12, 30, 60, 120][input.below(8)])
+                self.now = self.now + Duration::from_secs([1, 2, 4, 9, 12, 30, 60, 120][input.below(8)]);
             }
             23 | 24 => self.retarget(c, input),
             25 => self.act(c, |controller, now| controller.tick(now).map(|()| None)),
             26 => self.router(c, n % ROUTERS),
             27 => self.write(c),
-            28 => {
-                let record = self.stored.clone();
-                let now = self.now + self.controllers[c].ahead;
-                let site = &mut self.controllers[c];
-                (site.base, site.target) = (record.version(), None);
-                site.outbox.clear();
-                site.controller.reload(record, now);
-            }
+            28 => self.reload(c),
             29 => {
                 // The host starts again, and nothing is left of what was open.
                 let machine = &mut self.machines[n];
@@ -269,6 +215,15 @@ impl World {
         if !is_slow {
             self.write(c);
         }
+    }
+
+    /// A controller reads the record again, and forgets what it has not written.
+    fn reload(&mut self, c: usize) {
+        let site = &mut self.controllers[c];
+        (site.base, site.target) = (self.stored.version(), None);
+        site.outbox.clear();
+        site.steps.clear();
+        site.controller.reload(self.stored.clone(), self.now + site.ahead);
     }
 
     /// What a machine would say now.
@@ -286,8 +241,16 @@ impl World {
     fn act(&mut self, c: usize, act: impl FnOnce(&mut Controller, Time) -> Result<Option<Message>>) {
         let site = &mut self.controllers[c];
         let before = site.controller.clone();
+        let dead = before.dead(self.now + site.ahead).cloned().collect();
         match act(&mut site.controller, self.now + site.ahead) {
-            Ok(message) => site.outbox.extend(message),
+            Ok(message) => {
+                let (old, new) = (before.record().layout(), site.controller.record().layout());
+                if old.epoch() != new.epoch() {
+                    let (before, after) = (Arc::clone(old), Arc::clone(new));
+                    site.steps.push(Step { at: self.now, before, after, dead });
+                }
+                site.outbox.extend(message);
+            }
             Err(error) => {
                 assert_ne!(error.kind(), ErrorKind::Bug, "{error}");
                 assert!(site.controller == before, "an error has changed the controller: {error}");
@@ -300,21 +263,20 @@ impl World {
         let site = &mut self.controllers[c];
         let (outbox, target) = (core::mem::take(&mut site.outbox), site.target.take());
         if site.controller.record().version() != site.base {
-            let now = self.now + site.ahead;
             if self.stored.version() != site.base {
-                site.base = self.stored.version();
-                site.controller.reload(self.stored.clone(), now);
+                self.reload(c);
                 return;
             }
             let record = site.controller.record();
             let bytes = record.to_bytes();
-            let dead: BTreeSet<MachineId> = site.controller.dead(now).cloned().collect();
-            let before =
-                core::mem::replace(&mut self.stored, Record::from_bytes(&bytes).expect("a record's bytes"));
+            self.stored = Record::from_bytes(&bytes).expect("a record's bytes");
             assert!(self.stored == *record, "the record reads back as another");
             site.base = record.version();
             self.target = target.unwrap_or_else(|| self.target.clone());
-            self.lose(before.layout(), &dead);
+            for step in core::mem::take(&mut site.steps) {
+                self.check_deadlines(&step);
+                self.lose(&step);
+            }
         }
         self.messages.extend(outbox);
         let surplus = self.messages.len().saturating_sub(24);
@@ -322,8 +284,7 @@ impl World {
     }
 
     /// What was open at machines that were called dead is lost for them where somebody else has it now.
-    fn lose(&mut self, before: &Layout, dead: &BTreeSet<MachineId>) {
-        let layout = self.stored.layout();
+    fn lose(&mut self, Step { before, after: layout, dead, .. }: &Step) {
         for machine in &mut self.machines {
             let is_gone = layout.machine_index(&machine.id).is_none() && dead.contains(&machine.id);
             for (ip, port) in &machine.open {
@@ -433,73 +394,4 @@ impl World {
             self.routers[n] = layout.epoch();
         }
     }
-
-    fn check(&self) {
-        let layout = self.stored.layout();
-        assert_eq!(Layout::from_bytes(&layout.to_bytes()).as_ref(), Ok(&**layout));
-        let mut places: BTreeSet<(IpAddr, u16)> =
-            self.machines.iter().flat_map(|m| m.open.iter().copied()).collect();
-        for a in 0..self.addresses {
-            let ports = (0..=u16::MAX).step_by(usize::from(self.granule_ports));
-            places.extend(ports.flat_map(|port| (port..port + PORTS).map(|port| (address(a).into(), port))));
-        }
-        for agent in self.machines.iter().filter_map(|machine| machine.agent.as_ref()) {
-            let known = agent.layout().and_then(|layout| layout.v6_addresses_of(agent.machine(), 1).next());
-            places.extend(known.map(|six| (IpAddr::V6(six), 80)));
-        }
-        for place @ (ip, port) in places {
-            let granting: Vec<_> = self.machines.iter().filter(|m| m.may_grant(ip, port, self.now)).collect();
-            let names: Vec<_> = granting.iter().map(|m| &m.id).collect();
-            assert!(granting.len() < 2, "{names:?} may grant {ip} {port}");
-            for machine in self.machines.iter().filter(|m| m.is_open(&place) && !m.lost.contains(&place)) {
-                assert!(
-                    names.iter().all(|id| **id == machine.id),
-                    "{names:?} may grant {ip} {port}, open at {}",
-                    machine.id
-                );
-                let owner = layout.owner(ip, port).map(|owner| &layout.machines()[owner.machine.get()].id);
-                assert_eq!(owner, Some(&machine.id), "{ip} {port} is open there");
-            }
-        }
-    }
-
-    /// Everything closes, all that run report, and time passes.
-    fn become_quiet(&mut self) {
-        self.messages.clear();
-        for c in 0..2 {
-            self.write(c);
-        }
-        for machine in &mut self.machines {
-            machine.received = None;
-            machine.open.clear();
-            machine.lost.clear();
-        }
-        for _ in 0..60 {
-            self.now = self.now + Duration::from_secs(8);
-            (0..ROUTERS).for_each(|n| self.router(0, n));
-            (0..MACHINES).for_each(|n| self.round_trip(0, n));
-            self.check();
-        }
-        let layout = self.stored.layout();
-        assert!(layout.handovers().is_empty(), "still moving: {:?}", layout.handovers());
-        let standing = |machine: &aegis_core::epoch::NumberedMachine| machine.standing;
-        assert!(
-            layout.machines().iter().map(standing).all(|s| s == Standing::Serving),
-            "somebody is still leaving"
-        );
-        assert_eq!(layout.machines(), self.target.machines());
-        assert_eq!(owners(layout), owners(&self.target));
-    }
-}
-
-/// Who has which granules.
-fn owners(layout: &Layout) -> BTreeMap<(Ipv4Addr, usize), MachineId> {
-    let mut owners = BTreeMap::new();
-    for row in layout.rows() {
-        for (granule, owner) in row.owners().iter().enumerate() {
-            let id = owner.map(|owner| layout.machines()[owner.get()].id.clone());
-            owners.extend(id.map(|id| ((row.address(), granule), id)));
-        }
-    }
-    owners
 }

@@ -65,6 +65,7 @@ fn run(text: &str) -> String {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "it names the story in which a test panics")]
 fn every_scenario_prints_what_it_did() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/epochs");
     let mut files: Vec<_> = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();

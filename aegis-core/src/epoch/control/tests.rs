@@ -84,9 +84,9 @@ fn a_record_that_contradicts_itself_is_refused_by_name() {
         change(&mut record);
         Record::from_bytes(&record.to_bytes()).unwrap_err().to_string()
     };
-    let e = fault(|record| drop(record.renewals.insert("z".parse().unwrap(), 0)));
+    let e = fault(|record| record.renewals.extend([("z".parse().unwrap(), 0)]));
     assert!(e.contains("machine z has a tenure, but is not in the layout"), "{e}");
-    let e = fault(|record| drop(record.renewals.remove(&"d0-m1".parse().unwrap())));
+    let e = fault(|record| record.renewals.retain(|id, _| id.as_str() != "d0-m1"));
     assert!(e.contains("machine d0-m1 is in the layout, but no renewal of it is known"), "{e}");
     let e = fault(|record| record.version = 0);
     assert!(e.contains("machine d0-m0 has renewed with version"), "{e}");
