@@ -371,7 +371,6 @@ mod tests {
         let changes: usize = rows.map(|row| row.changes.len()).sum();
         let bytes =
             changes * size_of::<Change>() + history.states.values.len() * 2 * (size_of::<State>() + 8);
-        println!("{changes} changes, {} states, {bytes} bytes", history.states.values.len());
         assert!(changes <= 256 * 31 + epochs as usize * 6, "{changes} changes");
         assert!(bytes < 20 * 256 * 32 * 4, "{bytes} bytes: 20 tables, not {epochs}");
     }

@@ -297,6 +297,22 @@ mod tests {
     }
 
     #[test]
+    fn a_gap_in_a_block_is_nobodys() {
+        let hold = |world: World, n: &u8| world.hold(&format!("192.0.2.{n}/32"), &[0]);
+        let layout = [1, 2, 3, 5, 6].iter().fold(World::new(&[&[1, 1]]), hold).build(1).unwrap();
+        let table = Table::new(&layout);
+        assert_eq!(table.index.rows(), 6, "one block");
+        let packets: Vec<_> = (0..=255_u8).map(|n| (Ipv4Addr::new(192, 0, 2, n), 40_000)).collect();
+        let mut owners = vec![None; packets.len()];
+        table.owners_v4(&packets, &mut owners).unwrap();
+        for ((ip, port), batch) in packets.into_iter().zip(owners) {
+            let owner = layout.owner(ip.into(), port);
+            assert_eq!((table.owner(ip.into(), port), batch), (owner, owner.map(|o| o.machine)), "{ip}");
+            assert_eq!(owner.is_some(), [1, 2, 3, 5, 6].contains(&ip.octets()[3]));
+        }
+    }
+
+    #[test]
     fn an_empty_layout_owns_nothing() {
         let table = Table::new(&World::new(&[]).build(1).unwrap());
         for ip in ["0.0.0.0", "192.0.2.1", "2001:db8::1:1:0:1"] {

@@ -98,7 +98,6 @@ fn every_flipped_bit_under_a_right_checksum_is_refused_or_means_something() {
         let cut = bytes[..length].to_vec();
         assert!(Image::from_bytes(if length < CHECKSUM { cut } else { signed(cut) }).is_err(), "{length}");
     }
-    println!("{accepted} of {} flips are tables", 8 * bytes.len());
     // The epoch has 64 bits; others say whose a granule is, which ports stayed behind, where a machine is.
     assert!((64..8 * bytes.len() / 8).contains(&accepted), "{accepted}");
 }
