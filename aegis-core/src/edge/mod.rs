@@ -122,8 +122,12 @@ impl<M: Memory> Edge<M> {
                 return Err(Error::new(ErrorKind::Reload, format!("{fault}; give a later one")));
             }
             let division = Division::new(bundle, &self.rules, self.leases.parts());
-            self.leases.apply(bundle.epoch().get(), &division.shares(bundle), now)?;
+            // All that takes time comes before the shares change, so that who still has the state before, whose shares may
+            // all have gone, is refused for as short a moment as can be.
+            let shares = division.shares(bundle);
+            self.leases.know(&shares)?;
             let next = State::new(Some(&before), bundle, &self.rules, &division, &self.leases)?;
+            self.leases.apply(bundle.epoch().get(), &shares, now)?;
             // Another thread may have been faster, with another bundle: then it is made anew of what that one left.
             if self.state.replace(&before, Arc::new(next)).is_ok() {
                 return Ok(());

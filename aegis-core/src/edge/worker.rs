@@ -3,7 +3,7 @@ use crate::net::Origin;
 use crate::snapshot::{Published, Reader};
 use crate::time::Time;
 
-use super::state::State;
+use super::state::{State, ZoneState};
 use super::{AcquireError, Zone};
 
 /// A thread that acquires. Not shared: each has its own.
@@ -34,9 +34,9 @@ impl<M: Memory> Worker<M> {
     /// # Errors
     /// [`AcquireError`]; never exhausted while a tuple is free or resting.
     pub fn acquire(&mut self, zone: &Zone, origin: &Origin, now: Time) -> Result<Lease, AcquireError> {
-        let state = self.state.get().zone(zone, &self.edge)?;
-        let lease = self.leases.acquire_to(&state.pool, origin, now);
-        lease.map_err(|error| state.refusal(error, origin))
+        self.in_force(zone, |leases, zone| {
+            leases.acquire_to(&zone.pool, origin, now).map_err(|error| zone.refusal(error, origin))
+        })
     }
 
     /// A lease of a source ip:port for an unconnected UDP socket: nobody else uses it, towards any destination.
@@ -45,9 +45,9 @@ impl<M: Memory> Worker<M> {
     /// [`AcquireError`]; no share, if the pool has no ports for such sockets
     /// ([`Rules::unconnected_udp`](super::Rules::unconnected_udp)).
     pub fn acquire_unconnected(&mut self, zone: &Zone, ipv6: bool, now: Time) -> Result<Lease, AcquireError> {
-        let state = self.state.get().zone(zone, &self.edge)?;
-        let lease = self.leases.acquire_unconnected(&state.pool, ipv6, now);
-        lease.map_err(|error| state.refusal_in(error, ipv6))
+        self.in_force(zone, |leases, zone| {
+            leases.acquire_unconnected(&zone.pool, ipv6, now).map_err(|error| zone.refusal_in(error, ipv6))
+        })
     }
 
     /// A range of ports in which the kernel will find a free one ([`Method::KernelRange`](lease::Method::KernelRange)).
@@ -60,9 +60,9 @@ impl<M: Memory> Worker<M> {
         origin: &Origin,
         now: Time,
     ) -> Result<RangeLease, AcquireError> {
-        let state = self.state.get().zone(zone, &self.edge)?;
-        let lease = self.leases.acquire_range(&state.pool, origin, now);
-        lease.map_err(|error| state.refusal(error, origin))
+        self.in_force(zone, |leases, zone| {
+            leases.acquire_range(&zone.pool, origin, now).map_err(|error| zone.refusal(error, origin))
+        })
     }
 
     /// Completes a lease of a range with the port that the kernel chose.
@@ -79,9 +79,9 @@ impl<M: Memory> Worker<M> {
     /// [`AcquireError`]; no share, if its granule drains or is another machine's by now: tuples there are held with
     /// [`lease::Table::adopt`].
     pub fn adopt(&mut self, zone: &Zone, tuple: &Tuple, now: Time) -> Result<Lease, AcquireError> {
-        let state = self.state.get().zone(zone, &self.edge)?;
-        let lease = self.leases.adopt(&state.pool, tuple, now);
-        lease.map_err(|error| state.refusal(error, &tuple.origin))
+        self.in_force(zone, |leases, zone| {
+            leases.adopt(&zone.pool, tuple, now).map_err(|error| zone.refusal(error, &tuple.origin))
+        })
     }
 
     /// Gives a lease back, as [`Edge::release`](super::Edge::release): cheaper where several processes share the lease
@@ -109,13 +109,32 @@ impl<M: Memory> Worker<M> {
     /// # Errors
     /// [`AcquireError`].
     pub fn acquire_from(&mut self, handle: &mut OriginHandle, now: Time) -> Result<Lease, AcquireError> {
-        let state = self.state.get().zone(&handle.zone, &self.edge)?;
-        if !state.pool.is(&handle.pool) {
-            let looked_up = self.leases.origin(&state.pool, handle.origin);
-            handle.leases = looked_up.map_err(|error| state.refusal(error, &handle.origin))?;
-            handle.pool = state.pool.clone();
+        let OriginHandle { zone, origin, pool, leases: known } = handle;
+        self.in_force(zone, |leases, zone| {
+            if !zone.pool.is(pool) {
+                let looked_up = leases.origin(&zone.pool, *origin);
+                *known = looked_up.map_err(|error| zone.refusal(error, origin))?;
+                *pool = zone.pool.clone();
+            }
+            leases.acquire(known, now).map_err(|error| zone.refusal(error, origin))
+        })
+    }
+
+    /// Does something with a zone as of the epoch in force. If it is refused and the epoch has changed meanwhile, the
+    /// refusal says nothing: once more.
+    #[inline]
+    fn in_force<T>(
+        &mut self,
+        zone: &Zone,
+        mut acquire: impl FnMut(&mut lease::Worker<M>, &ZoneState) -> Result<T, AcquireError>,
+    ) -> Result<T, AcquireError> {
+        loop {
+            let state = self.state.get();
+            let epoch = state.epoch;
+            let acquired = state.zone(zone, &self.edge).and_then(|zone| acquire(&mut self.leases, zone));
+            if acquired.is_ok() || self.state.get().epoch == epoch {
+                return acquired;
+            }
         }
-        let lease = self.leases.acquire(&mut handle.leases, now);
-        lease.map_err(|error| state.refusal(error, &handle.origin))
     }
 }

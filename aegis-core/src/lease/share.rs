@@ -50,17 +50,10 @@ impl<M: Memory> Table<M> {
     /// [`Table::add_granules`], before anything has changed.
     pub fn apply(&self, epoch: u64, shares: &[Share], now: Time) -> Result<Vec<GranuleSlot>> {
         let now = self.clock(now);
-        let mut known = Known::of(self);
-        let place = |share: &Share| (crate::net::canonical_ip(share.ip), share.range, share.method);
-        self.check_granules(&known, shares.iter().map(place))?;
+        let slots = self.know(shares)?;
         let latest = self.words()[EPOCH].fetch_max(epoch, SeqCst);
         if latest > epoch {
             return Err(self.too_late(epoch));
-        }
-        let mut slots = Vec::with_capacity(shares.len());
-        for share in shares {
-            let (ip, range, method) = place(share);
-            slots.push(self.append_granule(&mut known, ip, range, method, DRAINING)?);
         }
         // Drain first, so that nobody grants from the old and the new at once. The list is read after the epoch is told.
         let mut kept = slots.clone();
@@ -83,6 +76,22 @@ impl<M: Memory> Table<M> {
         }
         self.look_again(&ours);
         if self.epoch() > epoch { Err(self.too_late(epoch)) } else { Ok(slots) }
+    }
+
+    /// Makes the granules known that are not yet; nothing is granted from those before they are applied.
+    ///
+    /// # Errors
+    /// As [`Table::apply`], but for the epoch.
+    pub(crate) fn know(&self, shares: &[Share]) -> Result<Vec<GranuleSlot>> {
+        let mut known = Known::of(self);
+        let place = |share: &Share| (crate::net::canonical_ip(share.ip), share.range, share.method);
+        self.check_granules(&known, shares.iter().map(place))?;
+        let mut slots = Vec::with_capacity(shares.len());
+        for share in shares {
+            let (ip, range, method) = place(share);
+            slots.push(self.append_granule(&mut known, ip, range, method, DRAINING)?);
+        }
+        Ok(slots)
     }
 
     /// The latest epoch that the table was told of; 0: none.

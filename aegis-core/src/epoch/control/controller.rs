@@ -113,6 +113,7 @@ impl Controller {
         self.record.version += 1;
         let renewal = self.record.version;
         self.record.renewals.insert(report.machine.clone(), renewal);
+        self.record.longest_tenure = self.record.longest_tenure.max(self.settings.tenure);
         self.renewals.insert(report.machine.clone(), (renewal, Seen { at: now, is_own: true }));
         self.hear(report, &layout, index);
         self.advance(now)?;
@@ -298,7 +299,8 @@ impl Controller {
     fn died_at(&self, id: &MachineId) -> Option<Time> {
         let (renewal, seen) = self.renewals.get(id)?;
         let is_last = self.record.renewals.get(id) == Some(renewal);
-        is_last.then(|| seen.at + self.settings.tenure + self.settings.margin)
+        let tenure = self.settings.tenure.max(self.record.longest_tenure);
+        is_last.then(|| seen.at + tenure + self.settings.margin)
     }
 
     /// Looks at what the record says now, and forgets what is over.

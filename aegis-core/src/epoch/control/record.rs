@@ -1,3 +1,4 @@
+use core::time::Duration;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,8 @@ pub struct Record {
     /// The version with which each machine of the layout renewed its tenure, or came into it. No two renewals have the
     /// same, not even when a machine was gone between them.
     pub(super) renewals: BTreeMap<MachineId, u64>,
+    /// The longest tenure that any controller has given: one whose settings say less waits as long all the same.
+    pub(super) longest_tenure: Duration,
     pub(super) layout: Arc<Layout>,
 }
 
@@ -32,6 +35,7 @@ pub struct Record {
 struct Parts {
     version: u64,
     renewals: BTreeMap<MachineId, u64>,
+    longest_tenure: Duration,
     layout: LayoutParts,
 }
 
@@ -39,7 +43,7 @@ impl TryFrom<Parts> for Record {
     type Error = Error;
 
     fn try_from(parts: Parts) -> Result<Self> {
-        let Parts { version, renewals, layout } = parts;
+        let Parts { version, renewals, longest_tenure, layout } = parts;
         let layout = Layout::try_from(layout)?;
         let fault = |fault| Err(Error::new(ErrorKind::Reload, fault));
         if let Some(machine) = renewals.keys().find(|id| layout.machine_index(id).is_none()) {
@@ -51,7 +55,7 @@ impl TryFrom<Parts> for Record {
         if let Some((machine, renewal)) = renewals.iter().find(|(_, renewal)| **renewal > version) {
             return fault(format!("machine {machine} has renewed with version {renewal}, after {version}"));
         }
-        Ok(Self { version, renewals, layout: Arc::new(layout) })
+        Ok(Self { version, renewals, longest_tenure, layout: Arc::new(layout) })
     }
 }
 
@@ -59,7 +63,7 @@ impl Record {
     /// The first record of a fleet: nobody has a tenure yet.
     pub fn new(layout: Layout) -> Self {
         let renewals = layout.machines().iter().map(|machine| (machine.id.clone(), 0)).collect();
-        Self { version: 0, renewals, layout: Arc::new(layout) }
+        Self { version: 0, renewals, longest_tenure: Duration::ZERO, layout: Arc::new(layout) }
     }
 
     /// Grows with every change.

@@ -267,3 +267,20 @@ fn a_new_owner_hears_of_a_death_for_as_long_as_it_matters() {
     controller.tick(seconds(132)).unwrap();
     assert!(!names_it(&controller));
 }
+
+/// Settings are shortened while machines hold longer tenures: nobody takes those for over.
+#[test]
+fn a_tenure_that_another_controller_gave_lasts_as_long_as_it_said() {
+    let long = Settings { tenure: Duration::from_secs(60), ..Settings::default() };
+    let mut first = Controller::new(long.clone(), Record::new(fleet().build(1).unwrap()), Time::ZERO);
+    let mut agent = Agent::new("d0-m0".parse().unwrap(), 1);
+    exchange(&mut first, &mut agent, Time::ZERO, false);
+    exchange(&mut first, &mut agent, seconds(1), false);
+    assert_eq!(agent.granting_until(), seconds(61));
+    let record = Record::from_bytes(&first.record().to_bytes()).unwrap();
+    let short = Settings { tenure: Duration::from_secs(5), ..long };
+    let margin = short.margin;
+    let second = Controller::new(short, record, seconds(1));
+    let died = |now| second.dead(now).any(|id| id.as_str() == "d0-m0");
+    assert!(!died(seconds(61)) && died(seconds(61) + margin));
+}
