@@ -1,5 +1,5 @@
 use core::net::Ipv4Addr;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::draft::Draft;
@@ -16,15 +16,17 @@ use crate::time::Time;
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Controller {
     settings: Settings,
-    record: Record,
-    /// The last renewal of each machine that this controller has seen, and when.
-    renewals: BTreeMap<MachineId, (u64, Time)>,
+    pub(super) record: Record,
+    /// The last renewal of each machine that this controller has seen, and when it first saw it.
+    pub(super) renewals: BTreeMap<MachineId, (u64, Time)>,
+    /// The machines whose renewals it has counted itself since it last read the record.
+    unsure: BTreeSet<MachineId>,
     /// What owners have said is open, by drain.
     busy: BTreeMap<Place, Vec<u16>>,
     /// When this controller first saw a drain, or an owner that went.
-    first_seen: BTreeMap<Place, Time>,
+    pub(super) first_seen: BTreeMap<Place, Time>,
     /// Leaving machines of which nothing is open.
-    idle: BTreeMap<MachineId, Epoch>,
+    idle: BTreeSet<MachineId>,
     /// What routers steer by.
     routers: BTreeMap<RouterId, Epoch>,
     #[cfg(test)]
@@ -42,9 +44,10 @@ impl Controller {
             settings,
             record,
             renewals: BTreeMap::new(),
+            unsure: BTreeSet::new(),
             busy: BTreeMap::new(),
             first_seen: BTreeMap::new(),
-            idle: BTreeMap::new(),
+            idle: BTreeSet::new(),
             routers: BTreeMap::new(),
             #[cfg(test)]
             fault: None,
@@ -61,6 +64,14 @@ impl Controller {
     /// Another controller has changed the record: this is what it says now.
     pub fn reload(&mut self, record: Record, now: Time) {
         self.record = record;
+        // What this one has counted may not be in the record, and a later renewal that another has counted may bear the
+        // same number.
+        let unsure = core::mem::take(&mut self.unsure);
+        #[cfg(test)]
+        let unsure = if self.fault == Some(super::Fault::TrustsLostSwaps) { BTreeSet::new() } else { unsure };
+        self.renewals.retain(|id, _| !unsure.contains(id));
+        // A machine that leaves may have served in between.
+        self.idle.clear();
         self.observe(now);
     }
 
@@ -77,10 +88,10 @@ impl Controller {
                 layout.epoch()
             )));
         };
-        let renewal = self.record.renewals.entry(report.machine.clone()).or_default();
-        *renewal += 1;
-        self.renewals.insert(report.machine.clone(), (*renewal, now));
         self.record.version += 1;
+        self.record.renewals.insert(report.machine.clone(), self.record.version);
+        self.renewals.insert(report.machine.clone(), (self.record.version, now));
+        self.unsure.insert(report.machine.clone());
         self.hear(report, &layout, index);
         self.advance(now)?;
         let layout = &self.record.layout;
@@ -178,7 +189,7 @@ impl Controller {
             }
         }
         if report.is_idle && report.epoch == Some(layout.epoch()) {
-            self.idle.insert(report.machine.clone(), layout.epoch());
+            self.idle.insert(report.machine.clone());
         } else {
             self.idle.remove(&report.machine);
         }
@@ -252,8 +263,7 @@ impl Controller {
             };
             rest <= now && (all_know || *first_seen + self.settings.routers_patience <= now)
         });
-        draft
-            .forget_machines(|id| self.idle.contains_key(id) || self.died_at(id).is_some_and(|at| at <= now));
+        draft.forget_machines(|id| self.idle.contains(id) || self.died_at(id).is_some_and(|at| at <= now));
     }
 
     /// When the tenure of a machine is over on every clock.
@@ -274,7 +284,7 @@ impl Controller {
             }
         }
         self.renewals.retain(|id, _| layout.machine_index(id).is_some());
-        self.idle.retain(|id, _| {
+        self.idle.retain(|id| {
             let index = layout.machine_index(id);
             index.is_some_and(|index| {
                 layout.machines()[index.get()].standing == crate::epoch::Standing::Leaving
@@ -284,10 +294,10 @@ impl Controller {
         let shift = layout.cut().granule().shift();
         let drains = moving.draining().iter().map(|d| (d.address, d.granule, d.since));
         let behind = moving.holdouts().iter().map(|h| (h.address, h.port >> shift, h.since));
-        let open: std::collections::BTreeSet<Place> = drains.chain(behind).collect();
+        let open: BTreeSet<Place> = drains.chain(behind).collect();
         self.busy.retain(|place, _| open.contains(place));
         let previous = moving.previous().iter().map(|p| (p.address, p.granule, p.since));
-        let seen: std::collections::BTreeSet<Place> = open.into_iter().chain(previous).collect();
+        let seen: BTreeSet<Place> = open.into_iter().chain(previous).collect();
         self.first_seen.retain(|place, _| seen.contains(place));
         for place in seen {
             self.first_seen.entry(place).or_insert(now);

@@ -11,7 +11,8 @@ use crate::id::MachineId;
 
 const FORM: Form = Form { magic: *b"AEGR", name: "record", version: 1 };
 
-/// What controllers must not forget, and agree on: the layout in force, and how often each machine has renewed its tenure.
+/// What controllers must not forget, and agree on: the layout in force, and which version renewed the tenure of each
+/// machine last.
 ///
 /// It is kept where a value can be compared and swapped: a controller's change holds if the record's version is still the
 /// one that it has read.
