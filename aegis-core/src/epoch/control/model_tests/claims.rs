@@ -92,8 +92,13 @@ enum Way {
     Passed {
         is_second_owner: bool,
     },
-    /// Nothing is promised: the router does not know the granule's owner, or what it knows is down, or has not heard
-    /// of this connection's machine.
+    /// Nothing is promised as long as
+    /// - the router's layout says that the granule is nobody's, and is older than the one that gives it to somebody: a
+    ///   granule that nobody has is granted from before routers know it;
+    /// - the machine that the router sends to is down, or has started anew and has no layout yet;
+    /// - that machine's layout is older than the one that first meant the granule for where the connection is.
+    ///
+    /// Routers that the settings name are waited for without end.
     Excused,
     Lost,
 }

@@ -28,7 +28,7 @@ use super::Fault;
 
 #[expect(clippy::disallowed_methods, reason = "a test may be told how long to run")]
 fn bound() -> usize {
-    std::env::var("AEGIS_MODEL_STATES").ok().and_then(|states| states.parse().ok()).unwrap_or(500_000)
+    std::env::var("AEGIS_MODEL_STATES").ok().and_then(|states| states.parse().ok()).unwrap_or(800_000)
 }
 
 /// As [`holds`], and there are no other states.
