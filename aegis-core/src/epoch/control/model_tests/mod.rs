@@ -92,7 +92,7 @@ fn a_handover_with_tenures_and_deadlines() {
 fn there_and_back_and_to_nobody() {
     let targets = &[A, B, NOBODY];
     let setup = Setup { targets, retargets: 2, has_time: false, drain: 0, ..Setup::default() };
-    holds("there and back", setup, &[LEFT_BEHIND], &[Event::Cancelled, Event::CameAfter]);
+    holds_everywhere("there and back", setup, &[LEFT_BEHIND], &[Event::Cancelled, Event::CameAfter]);
 }
 
 #[test]
