@@ -19,9 +19,9 @@ pub struct Agent {
     boot: u64,
     layout: Option<Arc<Layout>>,
     /// Until when it may grant, with the layout that it has.
-    until: Time,
+    pub(super) until: Time,
     /// A tenure that counts as soon as a layout of that epoch is applied.
-    ahead: Option<(Epoch, Time)>,
+    pub(super) ahead: Option<(Epoch, Time)>,
     #[cfg(test)]
     pub(super) fault: Option<super::Fault>,
 }

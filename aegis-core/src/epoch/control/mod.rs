@@ -46,4 +46,6 @@ pub(super) enum Fault {
     NoEpochs,
     /// A handover completes before the old owner has said what is open.
     CompletesEarly,
+    /// A controller takes renewals that it has counted, but not swapped in, for those in the record.
+    TrustsLostSwaps,
 }
