@@ -50,6 +50,9 @@ impl<M: Memory> Table<M> {
     /// [`Table::add_granules`], before anything has changed.
     pub fn apply(&self, epoch: u64, shares: &[Share], now: Time) -> Result<Vec<GranuleSlot>> {
         let now = self.clock(now);
+        if self.epoch() > epoch {
+            return Err(self.too_late(epoch));
+        }
         let slots = self.know(shares)?;
         let latest = self.words()[EPOCH].fetch_max(epoch, SeqCst);
         if latest > epoch {
