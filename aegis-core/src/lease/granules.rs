@@ -347,15 +347,13 @@ impl<M: Memory> Table<M> {
             word if word & STATE != OWNED || self.is_not_yet(word, granule, protocol, now) => {
                 Verdict::NotOwned
             }
-            word if word & WITHHELD_PORTS != 0 && self.is_withheld(granule, offset) => {
-                Verdict::Parked(Tag::parked(Deadline::after(now + self.config.park_tuple)))
-            }
-            word => self.verdict_of_parked(word, granule, protocol, offset, now, slot),
+            word => self.verdict_of_port(word, granule, protocol, offset, now, slot),
         }
     }
 
+    /// The verdict in a granule of which some ports are not to be granted.
     #[cold]
-    fn verdict_of_parked(
+    fn verdict_of_port(
         &self,
         word: u64,
         granule: GranuleSlot,
@@ -364,6 +362,10 @@ impl<M: Memory> Table<M> {
         now: Time,
         slot: Slot<'_>,
     ) -> Verdict {
+        if word & WITHHELD_PORTS != 0 && self.is_withheld(granule, offset) {
+            // Tried again now and then, as what strangers have.
+            return Verdict::Parked(Tag::parked(Deadline::after(now + self.config.park_tuple)));
+        }
         let flag = PARKED_PORTS << protocol as u32;
         if word & flag == 0 {
             return Verdict::Grant;
