@@ -301,7 +301,10 @@ fn threads_acquire_while_bundles_are_applied() {
             let weights = [[1, 3], [3, 1]][round % 2];
             layout = fleet(weights).layout(Some(&layout), Epoch::new(2 + round as u64)).unwrap();
             edge.apply(&file.bundle(&id("a"), &layout).unwrap(), NOW).unwrap();
-            std::thread::sleep(std::time::Duration::from_millis(2));
+            let begun = granted.load(SeqCst);
+            while granted.load(SeqCst) < begun + 200 {
+                std::hint::spin_loop();
+            }
         }
         done.store(true, SeqCst);
     });

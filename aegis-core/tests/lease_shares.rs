@@ -289,7 +289,7 @@ fn what_was_granted_before_the_drain_is_busy_and_nothing_is_granted_after_it() {
                     })
                 })
                 .collect();
-            std::thread::sleep(Duration::from_micros(50));
+            (0..5_000).for_each(|_| std::hint::spin_loop());
             table.apply(2, &[draining(4_096), share(8_192)], NOW).unwrap();
             drained.store(true, SeqCst);
             let busy = table.busy_ports(IP, range(4_096), NOW);

@@ -10,10 +10,11 @@
 //! | `rounds`, `threads`, `tail` | how: in turns; on two threads; pair by pair |
 //! | `counting`, [`safety`], [`memory`], [`connect`] | the cost of counters; duplicates; resident memory; real connections |
 //! | `lookup` | owners of returning packets |
-//! | [`layouts`] | layouts of a large network |
+//! | [`layouts`], [`apply`] | layouts of a large network; acquires while one is applied |
 //! | [`count`] | fixed loops for counting instructions |
 #![deny(unsafe_code)]
 
+pub mod apply;
 pub mod connect;
 mod contender;
 mod cores;

@@ -14,6 +14,12 @@ impl Times {
         self.0.push(nanos);
     }
 
+    /// How many are longer, in a million.
+    pub fn longer_than(&self, nanos: u32) -> f64 {
+        let longer = self.0.iter().filter(|time| **time > nanos).count();
+        longer as f64 * 1e6 / self.0.len().max(1) as f64
+    }
+
     /// The time that a share of all does not exceed; 0 if there is none at all.
     pub fn quantile(&mut self, share: f64) -> f64 {
         self.0.sort_unstable();

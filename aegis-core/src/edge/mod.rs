@@ -130,6 +130,7 @@ impl<M: Memory> Edge<M> {
             self.leases.apply(bundle.epoch().get(), &shares, now)?;
             // Another thread may have been faster, with another bundle: then it is made anew of what that one left.
             if self.state.replace(&before, Arc::new(next)).is_ok() {
+                before.forget_before();
                 return Ok(());
             }
         }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
+
 use crate::bundle::Bundle;
 use crate::epoch::Epoch;
 use crate::error::Result;
@@ -25,6 +27,9 @@ pub(super) struct State {
     /// Of every zone and pool that ever was.
     numbers: BTreeMap<ZoneId, u32>,
     keys: BTreeMap<PoolId, PoolKey>,
+    /// The state before, until there is one after this: so that a worker that moves on is never the last who has it, and
+    /// frees all of it in the middle of an acquire.
+    before: ArcSwapOption<Self>,
 }
 
 /// A zone that may leave from here.
@@ -48,7 +53,7 @@ impl Snapshot for State {
 impl State {
     /// The state after `before`. The lease table knows all parts of the division.
     pub(super) fn new<M: Memory>(
-        before: Option<&Self>,
+        before: Option<&Arc<Self>>,
         bundle: &Bundle,
         rules: &Rules,
         division: &Division,
@@ -107,7 +112,13 @@ impl State {
             zones,
             numbers,
             keys,
+            before: ArcSwapOption::new(before.cloned()),
         })
+    }
+
+    /// There is a state after this one.
+    pub(super) fn forget_before(&self) {
+        self.before.store(None);
     }
 
     /// The number of a zone that has a grant.

@@ -50,6 +50,7 @@ fn report(arguments: &Arguments) {
         children::memory(),
         connects::table(),
         children::layouts(),
+        tails::while_applied(),
     ];
     for table in tables.into_iter().chain(lookups::tables()) {
         table.print(&run, &arguments.only);

@@ -1,5 +1,8 @@
 //! Not the mean but the worst of a hundred, and of a thousand.
 
+use std::time::Duration;
+
+use aegis_benches::apply::{Meanwhile, first_after, slowest};
 use aegis_benches::{
     Access, Churn, Contender, DashSet, Empty, Ours, PapayaSet, Resting, SccSet, Sets, Sharded, Tails,
 };
@@ -41,4 +44,47 @@ fn row(run: &Run) -> Cells {
         [0.5, 0.99, 0.999].map(|share| nanos((times.quantile(share) - less).max(0.0))).join(" / ")
     };
     Ok(measured.into_iter().map(cell).collect())
+}
+
+/// Single acquires on an edge whose bundles change.
+pub(crate) fn while_applied() -> Table {
+    Table {
+        cells: "nanoseconds, median / p99.9 / p99.99 of single acquires and releases",
+        columns: vec![
+            "another thread sleeps",
+            "builds layouts",
+            "builds and applies them",
+            "applied, times a second",
+        ],
+        rows: vec![
+            ("acquire while a bundle is applied".into(), Box::new(|run| while_applied_row(run, false))),
+            (
+                "acquire while a bundle is applied: longer than 10 us, of a million".into(),
+                Box::new(|run| while_applied_row(run, true)),
+            ),
+        ],
+        note: Some(Box::new(|run| {
+            let mut times = first_after(if run.quick { 10 } else { 5_000 });
+            let [median, most] = [0.5, 0.99].map(|share| nanos(times.quantile(share)));
+            format!(
+                "The first acquire after a bundle was applied, by the same thread: median {median}, p99 {most} ns."
+            )
+        })),
+    }
+}
+
+fn while_applied_row(run: &Run, longer: bool) -> Cells {
+    let span = Duration::from_millis(if run.quick { 20 } else { 5_000 });
+    let mut cells = Vec::new();
+    let mut often = 0;
+    for meanwhile in Meanwhile::ALL {
+        let (mut times, applied) = slowest(meanwhile, span);
+        often = applied * 1_000 / span.as_millis() as u64;
+        cells.push(match longer {
+            true => format!("{:.1}", times.longer_than(10_000)),
+            false => [0.5, 0.999, 0.9999].map(|share| nanos(times.quantile(share))).join(" / "),
+        });
+    }
+    cells.push(often.to_string());
+    Ok(cells)
 }
