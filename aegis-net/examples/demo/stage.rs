@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use aegis_core::bundle::Bundle;
 use aegis_core::epoch::{Epoch, Layout};
 use aegis_core::fleet_file::FleetFile;
 use aegis_core::id::{AccountId, DataCenterId, MachineId, ZoneId};
 use aegis_core::inventory::{AddressState, Holding, Inventory, Pool};
-use aegis_core::net::Protocol;
+use aegis_core::net::{PortRange, Protocol};
+use aegis_core::slices::{Cut, GranuleSize};
 use aegis_core::tenancy::{Delegation, EnabledBy, Tenancy, Zone};
 use ipnet::{IpNet, Ipv4Net};
 
@@ -17,9 +17,14 @@ use crate::Result;
 const DATA_CENTERS: usize = 2;
 const MACHINES_EACH: usize = 3;
 const UDP_FLOWS: u32 = 100;
+/// Granules of one address for each machine, on the average: enough that a part of a share can move.
+const GRANULES_EACH: usize = 4;
+/// Their largest size: full shares are shown, so they are small.
+const GRANULE_PORTS: u32 = 512;
 
 /// What is played.
 pub(crate) struct Stage {
+    pub(crate) file: FleetFile,
     pub(crate) layout: Layout,
     pub(crate) cast: Vec<Actor>,
     /// The zone whose shares are filled with TCP connections.
@@ -50,7 +55,6 @@ pub(crate) struct Server {
 pub(crate) struct Actor {
     pub(crate) id: MachineId,
     pub(crate) data_center: DataCenterId,
-    pub(crate) bundle: Bundle,
 }
 
 impl Stage {
@@ -58,8 +62,7 @@ impl Stage {
     pub(crate) fn set(name: &str, text: &str, descriptors: u64) -> Result<Self> {
         let mut file = FleetFile::parse(name, text)?;
         let mut left_out = Vec::new();
-        // The demo shows full shares, so they are small: one granule each, the rest unassigned.
-        file.policy.max_granules_per_machine = Some(1);
+        cut_small(&mut file)?;
         let mapping = to_loopback(&mut file, &mut left_out)?;
         let layout = file.layout(None, Epoch::new(1))?;
         let capacity = capacities(&file, &layout);
@@ -78,9 +81,11 @@ impl Stage {
         let servers = servers(&file, account.as_ref(), udp_account.as_ref());
         let udp_capacity = machines.iter().map(|m| capacity[&udp_zone][m]).min().unwrap_or(0);
 
-        let ports: u64 = machines.iter().map(|machine| u64::from(capacity[&zone][machine])).sum();
+        // An origin may see every port of the zone. A machine fills its share towards two origins; the share may grow by
+        // half when two others have gone.
+        let ports: u64 = capacity[&zone].values().map(|ports| u64::from(*ports)).sum();
         let largest = machines.iter().map(|m| u64::from(capacity[&zone][m])).max().unwrap_or(0);
-        let needed = (2 * largest).max(ports) + 500;
+        let needed = (2 * ports.min(2 * largest)).max(ports) + 500;
         if needed > descriptors {
             return Err(format!(
                 "the demo needs {needed} file descriptors in a process and may have {descriptors}; raise the hard \
@@ -90,13 +95,15 @@ impl Stage {
         }
         let cast = machines.iter().map(|id| {
             let data_center = file.fleet.machine(id).expect("it is in the layout").data_center.clone();
-            Ok(Actor { id: id.clone(), data_center, bundle: file.bundle(id, &layout)? })
+            Ok(Actor { id: id.clone(), data_center })
         });
         let pool = file.tenancy.grant(&zone).map(|grant| file.inventory.pool(grant.pool()).cloned());
         let filled = pool.ok().flatten().map(|pool| pool.prefixes).unwrap_or_default();
         Ok(Self {
             filled,
             cast: cast.collect::<Result<_>>()?,
+            machines_in_file: file.fleet.machines().count(),
+            file: file.clone(),
             zone,
             udp_zone,
             udp_flows: UDP_FLOWS.min(udp_capacity),
@@ -104,7 +111,6 @@ impl Stage {
             name: name.to_owned(),
             mapping,
             left_out,
-            machines_in_file: file.fleet.machines().count(),
             layout,
         })
     }
@@ -112,6 +118,11 @@ impl Stage {
     /// Is it an address whose shares are filled?
     pub(crate) fn is_filled(&self, ip: Ipv4Addr) -> bool {
         self.filled.iter().any(|prefix| prefix.contains(&IpAddr::V4(ip)))
+    }
+
+    /// Ports of a machine's share in `layout` that are filled.
+    pub(crate) fn ports(&self, layout: &Layout, id: &MachineId) -> u32 {
+        layout.shares_of(id).filter(|(ip, _)| self.is_filled(*ip)).map(|(_, ports)| ports.len()).sum()
     }
 
     /// Says what will be played.
@@ -155,6 +166,24 @@ fn servers(file: &FleetFile, account: Option<&AccountId>, udp_account: Option<&A
         Server { protocol, name: names.next().expect("the demo's own follow") }
     };
     [server(Protocol::Tcp), server(Protocol::Tcp), server(Protocol::Udp)]
+}
+
+/// Leaves only as many usable granules, and so small ones, that every machine gets a few and nothing is left over: what a
+/// new machine gets must come from others.
+fn cut_small(file: &mut FleetFile) -> Result<()> {
+    let policy = &mut file.policy;
+    policy.max_granules_per_machine = None;
+    policy.granule_ports = policy.granule_ports.min(GRANULE_PORTS);
+    let machines_of = |holding: &Holding| {
+        holding.data_centers.iter().map(|id| file.fleet.machines_in(id).len()).sum::<usize>()
+    };
+    let machines = file.inventory.egress_v4().map(|(_, holding)| machines_of(holding)).max().unwrap_or(0);
+    let granule = GranuleSize::new(policy.granule_ports)?;
+    let cut = Cut::new(granule, policy.usable, policy.reserved.iter().copied())?;
+    let granules: Vec<u16> = cut.granules().take(GRANULES_EACH * machines.max(1)).collect();
+    let range = |index: Option<&u16>| index.and_then(|index| cut.range(*index)).expect("a cut has a granule");
+    policy.usable = PortRange::new(range(granules.first()).lo(), range(granules.last()).hi())?;
+    Ok(())
 }
 
 /// Maps the IPv4 holdings of the file into 127.64.0.0/10, each to a block of its own size, and leaves out IPv6 (one
