@@ -19,8 +19,9 @@ const MACHINES_EACH: usize = 3;
 const UDP_FLOWS: u32 = 100;
 /// Granules of one address for each machine, on the average: enough that a part of a share can move.
 const GRANULES_EACH: usize = 4;
-/// Their largest size: full shares are shown, so they are small.
+/// Their size at most, and at least: full shares are shown, so they are small.
 const GRANULE_PORTS: u32 = 512;
+const MIN_GRANULE_PORTS: u32 = 64;
 
 /// What is played.
 pub(crate) struct Stage {
@@ -60,9 +61,29 @@ pub(crate) struct Actor {
 impl Stage {
     /// Sets the stage for the fleet file `text`; a process may have `descriptors` file descriptors.
     pub(crate) fn set(name: &str, text: &str, descriptors: u64) -> Result<Self> {
-        let mut file = FleetFile::parse(name, text)?;
+        let file = FleetFile::parse(name, text)?;
+        let mut granule_ports = file.policy.granule_ports.min(GRANULE_PORTS);
+        loop {
+            let (stage, needed) = Self::with_granules(name, file.clone(), granule_ports)?;
+            if needed <= descriptors {
+                return Ok(stage);
+            }
+            if granule_ports == MIN_GRANULE_PORTS {
+                return Err(format!(
+                    "the demo needs {needed} file descriptors in a process and may have {descriptors}; raise the hard \
+                     limit (ulimit -Hn, as root), or take a fleet file where fewer addresses and machines make a pool \
+                     (FLEET=file)"
+                )
+                .into());
+            }
+            granule_ports /= 2;
+        }
+    }
+
+    /// The stage with granules of that size, and how many file descriptors a process needs then.
+    fn with_granules(name: &str, mut file: FleetFile, granule_ports: u32) -> Result<(Self, u64)> {
         let mut left_out = Vec::new();
-        cut_small(&mut file)?;
+        cut_small(&mut file, granule_ports)?;
         let mapping = to_loopback(&mut file, &mut left_out)?;
         let layout = file.layout(None, Epoch::new(1))?;
         let capacity = capacities(&file, &layout);
@@ -81,25 +102,19 @@ impl Stage {
         let servers = servers(&file, account.as_ref(), udp_account.as_ref());
         let udp_capacity = machines.iter().map(|m| capacity[&udp_zone][m]).min().unwrap_or(0);
 
-        // An origin may see every port of the zone. A machine fills its share towards two origins; the share may grow by
-        // half when two others have gone.
-        let ports: u64 = capacity[&zone].values().map(|ports| u64::from(*ports)).sum();
+        // An origin sees what all have open, a machine fills its share towards two origins. One share more comes when a
+        // machine joins; shares grow when two go, at most to the double where two stay.
+        let all: u64 = capacity[&zone].values().map(|ports| u64::from(*ports)).sum();
+        let ports: u64 = machines.iter().map(|machine| u64::from(capacity[&zone][machine])).sum();
         let largest = machines.iter().map(|m| u64::from(capacity[&zone][m])).max().unwrap_or(0);
-        let needed = (2 * ports.min(2 * largest)).max(ports) + 500;
-        if needed > descriptors {
-            return Err(format!(
-                "the demo needs {needed} file descriptors in a process and may have {descriptors}; raise the hard \
-                 limit (ulimit -Hn, as root), or take a fleet file with a smaller granule_ports (FLEET=file)"
-            )
-            .into());
-        }
+        let needed = (2 * all.min(2 * largest)).max(all.min(ports + 2 * largest)) + 500;
         let cast = machines.iter().map(|id| {
             let data_center = file.fleet.machine(id).expect("it is in the layout").data_center.clone();
             Ok(Actor { id: id.clone(), data_center })
         });
         let pool = file.tenancy.grant(&zone).map(|grant| file.inventory.pool(grant.pool()).cloned());
         let filled = pool.ok().flatten().map(|pool| pool.prefixes).unwrap_or_default();
-        Ok(Self {
+        let stage = Self {
             filled,
             cast: cast.collect::<Result<_>>()?,
             machines_in_file: file.fleet.machines().count(),
@@ -112,7 +127,8 @@ impl Stage {
             mapping,
             left_out,
             layout,
-        })
+        };
+        Ok((stage, needed))
     }
 
     /// Is it an address whose shares are filled?
@@ -144,8 +160,17 @@ impl Stage {
         }
         println!("Who owns which ports (zone {}):", self.zone);
         for actor in &self.cast {
-            let shares = self.layout.shares_of(&actor.id).map(|(ip, ports)| format!("{ip} {ports}"));
-            println!("  {:<10} {:<4} {}", actor.id, actor.data_center, shares.collect::<Vec<_>>().join(", "));
+            let mut runs: Vec<(Ipv4Addr, u16, u16)> = Vec::new();
+            for (ip, ports) in self.layout.shares_of(&actor.id) {
+                match runs.last_mut() {
+                    Some((same, _, hi)) if *same == ip && ports.lo().checked_sub(1) == Some(*hi) => {
+                        *hi = ports.hi()
+                    }
+                    _ => runs.push((ip, ports.lo(), ports.hi())),
+                }
+            }
+            let runs = runs.iter().map(|(ip, lo, hi)| format!("{ip} {lo}-{hi}"));
+            println!("  {:<10} {:<4} {}", actor.id, actor.data_center, runs.collect::<Vec<_>>().join(", "));
         }
     }
 }
@@ -170,10 +195,10 @@ fn servers(file: &FleetFile, account: Option<&AccountId>, udp_account: Option<&A
 
 /// Leaves only as many usable granules, and so small ones, that every machine gets a few and nothing is left over: what a
 /// new machine gets must come from others.
-fn cut_small(file: &mut FleetFile) -> Result<()> {
+fn cut_small(file: &mut FleetFile, granule_ports: u32) -> Result<()> {
     let policy = &mut file.policy;
     policy.max_granules_per_machine = None;
-    policy.granule_ports = policy.granule_ports.min(GRANULE_PORTS);
+    policy.granule_ports = granule_ports;
     let machines_of = |holding: &Holding| {
         holding.data_centers.iter().map(|id| file.fleet.machines_in(id).len()).sum::<usize>()
     };
