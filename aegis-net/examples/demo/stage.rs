@@ -145,11 +145,12 @@ impl Stage {
     pub(crate) fn describe(&self) {
         let places: BTreeSet<_> = self.cast.iter().map(|actor| &actor.data_center).collect();
         println!(
-            "{}: {} of {} machines play, in {} data centers; epoch {}",
+            "{}: {} of {} machines play, in {} data centers; granules of {} ports; epoch {}",
             self.name,
             self.cast.len(),
             self.machines_in_file,
             places.len(),
+            self.layout.cut().granule(),
             self.layout.epoch()
         );
         for (real, mapped) in &self.mapping {
@@ -164,7 +165,7 @@ impl Stage {
             for (ip, ports) in self.layout.shares_of(&actor.id) {
                 match runs.last_mut() {
                     Some((same, _, hi)) if *same == ip && ports.lo().checked_sub(1) == Some(*hi) => {
-                        *hi = ports.hi()
+                        *hi = ports.hi();
                     }
                     _ => runs.push((ip, ports.lo(), ports.hi())),
                 }
@@ -199,13 +200,17 @@ fn cut_small(file: &mut FleetFile, granule_ports: u32) -> Result<()> {
     let policy = &mut file.policy;
     policy.max_granules_per_machine = None;
     policy.granule_ports = granule_ports;
-    let machines_of = |holding: &Holding| {
-        holding.data_centers.iter().map(|id| file.fleet.machines_in(id).len()).sum::<usize>()
+    let granules_for = |holding: &Holding| {
+        let weights = holding.data_centers.iter().flat_map(|id| file.fleet.machines_in(id)).map(|m| m.weight);
+        let weights: Vec<usize> = weights.map(|weight| weight as usize).collect();
+        // The lightest machine gets one, too.
+        let lightest = weights.iter().min().copied().unwrap_or(1);
+        (GRANULES_EACH * weights.len()).max(weights.iter().sum::<usize>().div_ceil(lightest))
     };
-    let machines = file.inventory.egress_v4().map(|(_, holding)| machines_of(holding)).max().unwrap_or(0);
+    let wanted = file.inventory.egress_v4().map(|(_, holding)| granules_for(holding)).max().unwrap_or(1);
     let granule = GranuleSize::new(policy.granule_ports)?;
     let cut = Cut::new(granule, policy.usable, policy.reserved.iter().copied())?;
-    let granules: Vec<u16> = cut.granules().take(GRANULES_EACH * machines.max(1)).collect();
+    let granules: Vec<u16> = cut.granules().take(wanted.max(1)).collect();
     let range = |index: Option<&u16>| index.and_then(|index| cut.range(*index)).expect("a cut has a granule");
     policy.usable = PortRange::new(range(granules.first()).lo(), range(granules.last()).hi())?;
     Ok(())
