@@ -4,13 +4,20 @@
 //! egress addresses. Each fills its share towards one origin to the last port, then uses the same ports again towards
 //! a second origin; the next connection is refused. The origins look the owner of every connection up by its peer
 //! address and compare it with the process that says it opened it.
+//!
+//! Then the fleet changes while connections are open: a machine joins, one is drained, one is killed. Ports change hands,
+//! no connection breaks but those of the killed process, and every one still belongs to who opened it.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is a program")]
 
+mod acts;
+mod agent;
+mod company;
 mod machine;
 mod messages;
 mod origin;
 mod play;
+mod process;
 mod report;
 mod stage;
 
@@ -72,5 +79,5 @@ fn demo(mut words: &[&str]) -> Result<bool> {
     let stage = stage::Stage::set(&name, &text, machine::descriptors()?)?;
     stage.describe();
     let outcome = play::play(&stage, &out)?;
-    report::print(&stage, &outcome, &out)
+    Ok(report::verdict(&outcome))
 }

@@ -1,6 +1,7 @@
-//! One origin process: a customer's server that checks every connection against the soft-unicast table.
+//! One origin process: a customer's server that checks every connection against the soft-unicast table, which it gets as
+//! a router does.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -10,43 +11,86 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 use crate::Result;
-use crate::messages::{Seen, send};
+use crate::messages::{Ask, GOODBYE, HELLO, Seen, send};
 
 /// What all connections share.
-struct Books {
+struct Books(Mutex<Entries>);
+
+struct Entries {
+    /// Of the moment.
     owners: Table,
-    seen: Mutex<(Seen, BTreeSet<SocketAddr>)>,
+    seen: Seen,
+    /// Who opened what is open.
+    open: BTreeMap<SocketAddr, String>,
 }
 
 impl Books {
-    /// Looks up whose the peer is, and compares it with who it says it is. `lasts`: until [`Books::gone`].
-    fn check(&self, peer: SocketAddr, said: &str, lasts: bool) {
-        let owner = self.owners.owner(peer.ip(), peer.port());
-        let owner = owner.and_then(|owner| self.owners.machine_id(owner.machine)).map(|id| id.as_str());
-        let (seen, open) = &mut *self.seen.lock().expect("no panic while it is locked");
-        seen.connections += 1;
-        if owner == Some(said) {
-            seen.right += 1;
-        } else {
-            seen.wrong += 1;
-            seen.first_wrong.get_or_insert_with(|| {
-                format!("{peer} belongs to {} and was opened by {said}", owner.unwrap_or("nobody"))
-            });
-        }
-        if lasts && !open.insert(peer) {
-            seen.duplicates += 1;
+    fn entries(&self) -> std::sync::MutexGuard<'_, Entries> {
+        self.0.lock().expect("no panic while it is locked")
+    }
+
+    /// Looks up whose the peer is, and compares it with who it says it is.
+    fn check(&self, peer: SocketAddr, said: &str) {
+        let entries = &mut *self.entries();
+        entries.seen.connections += 1;
+        let fault = fault(&entries.owners, peer, said);
+        *if fault.is_none() { &mut entries.seen.right } else { &mut entries.seen.wrong } += 1;
+        entries.seen.first_wrong = entries.seen.first_wrong.take().or(fault);
+        if entries.open.insert(peer, said.to_owned()).is_some() {
+            entries.seen.duplicates += 1;
         }
     }
 
-    fn gone(&self, peer: SocketAddr) {
-        self.seen.lock().expect("no panic while it is locked").1.remove(&peer);
+    /// Looks all up that is open: whatever has moved, it must belong to who opened it.
+    fn check_all(&self) {
+        let Entries { owners, seen, open } = &mut *self.entries();
+        for (peer, said) in open.iter() {
+            seen.rechecked += 1;
+            if let Some(fault) = fault(owners, *peer, said) {
+                seen.astray += 1;
+                let epoch = seen.epoch;
+                seen.first_astray.get_or_insert_with(|| format!("{fault}; it is open in epoch {epoch}"));
+            }
+        }
     }
+
+    fn gone(&self, peer: SocketAddr, said: &str) {
+        let entries = &mut *self.entries();
+        // The tuple may be another machine's by now.
+        if entries.open.get(&peer).is_some_and(|opener| opener == said) {
+            entries.open.remove(&peer);
+        }
+    }
+
+    fn obey(&self, ask: Ask) -> Result<()> {
+        match ask {
+            Ask::Look => self.check_all(),
+            Ask::Steer(layout) => {
+                let layout = Layout::from_bytes(&layout)?;
+                let entries = &mut *self.entries();
+                entries.owners = Table::new(&layout);
+                entries.seen.epoch = layout.epoch();
+            }
+            Ask::Forget(machine) => self.entries().open.retain(|_, said| *said != machine),
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong, if the peer is not the port's owner.
+fn fault(owners: &Table, peer: SocketAddr, said: &str) -> Option<String> {
+    let owner = owners.owner(peer.ip(), peer.port());
+    let owner = owner.and_then(|owner| owners.machine_id(owner.machine)).map(|id| id.as_str());
+    (owner != Some(said))
+        .then(|| format!("{peer} belongs to {} and was opened by {said}", owner.unwrap_or("nobody")))
 }
 
 pub(crate) fn run(protocol: &str, layout: &str) -> Result<()> {
     crate::machine::descriptors()?;
-    let owners = Table::new(&Layout::from_bytes(&std::fs::read(layout)?)?);
-    let books = Arc::new(Books { owners, seen: Mutex::default() });
+    let layout = Layout::from_bytes(&std::fs::read(layout)?)?;
+    let seen = Seen { epoch: layout.epoch(), ..Seen::default() };
+    let entries = Entries { owners: Table::new(&layout), seen, open: BTreeMap::new() };
+    let books = Arc::new(Books(Mutex::new(entries)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let address = match protocol {
@@ -67,12 +111,16 @@ pub(crate) fn run(protocol: &str, layout: &str) -> Result<()> {
         let mut lines = BufReader::new(tokio::io::stdin()).lines();
         loop {
             let seen = {
-                let (seen, open) = &*books.seen.lock().expect("no panic while it is locked");
-                Seen { address: Some(address), open: open.len() as u32, ..seen.clone() }
+                let entries = books.entries();
+                Seen { address: Some(address), open: entries.open.len() as u32, ..entries.seen.clone() }
             };
             send(std::io::stdout().lock(), &seen)?;
-            if lines.next_line().await?.is_none() {
-                return Ok(());
+            let Some(line) = lines.next_line().await? else { return Ok(()) };
+            let ask: Ask = serde_json::from_str(&line)?;
+            let is_new_layout = matches!(ask, Ask::Steer(_));
+            books.obey(ask)?;
+            if is_new_layout {
+                books.check_all();
             }
         }
     })
@@ -84,25 +132,42 @@ async fn serve_tcp(listener: TcpListener, books: Arc<Books>) {
     }
 }
 
-/// Reads who it is, checks it, nods, and closes after the peer has closed.
+/// Reads who it is, checks it, nods; then says again what it hears, and closes after the peer has.
 async fn serve_connection(stream: TcpStream, peer: SocketAddr, books: Arc<Books>) {
     let mut stream = BufReader::with_capacity(64, stream);
-    let mut said = String::new();
-    if stream.read_line(&mut said).await.is_ok_and(|read| read > 0) {
-        books.check(peer, said.trim_end(), true);
-        let nodded = stream.get_mut().write_all(b"\n").await;
-        if nodded.is_ok() {
-            let _ = stream.read_line(&mut said).await;
-        }
-        books.gone(peer);
+    let (mut said, mut line) = (String::new(), String::new());
+    if !stream.read_line(&mut said).await.is_ok_and(|read| read > 0) {
+        return;
     }
+    let said = said.strip_prefix(HELLO).unwrap_or_default().trim_end();
+    books.check(peer, said);
+    let mut answered = stream.get_mut().write_all(b"\n").await;
+    while answered.is_ok() {
+        line.clear();
+        if !stream.read_line(&mut line).await.is_ok_and(|read| read > 0) {
+            break;
+        }
+        if line.starts_with(GOODBYE) {
+            books.gone(peer, said);
+        }
+        answered = stream.get_mut().write_all(line.as_bytes()).await;
+    }
+    books.gone(peer, said);
 }
 
 async fn serve_udp(socket: UdpSocket, books: Arc<Books>) {
-    let mut said = [0; 300];
-    while let Ok((length, peer)) = socket.recv_from(&mut said).await {
+    let mut datagram = [0; 300];
+    while let Ok((length, peer)) = socket.recv_from(&mut datagram).await {
+        let text = String::from_utf8_lossy(&datagram[..length]);
         // Two flows with one 4-tuple would be two hellos from one peer.
-        books.check(peer, String::from_utf8_lossy(&said[..length]).trim_end(), true);
-        let _ = socket.send_to(b"\n", peer).await;
+        if let Some(said) = text.strip_prefix(HELLO) {
+            books.check(peer, said.trim_end());
+            let _ = socket.send_to(b"\n", peer).await;
+            continue;
+        }
+        if let Some(said) = text.strip_prefix(GOODBYE) {
+            books.gone(peer, said.trim_end());
+        }
+        let _ = socket.send_to(text.as_bytes(), peer).await;
     }
 }

@@ -5,10 +5,9 @@ use std::path::Path;
 
 use crate::Result;
 use crate::play::Outcome;
-use crate::stage::Stage;
 
-/// Prints the table and the verdict, writes the usage into `out`; true if all was right.
-pub(crate) fn print(stage: &Stage, outcome: &Outcome, out: &Path) -> Result<bool> {
+/// Prints how full the shares are, and writes the usage into `out`.
+pub(crate) fn full_shares(outcome: &Outcome, out: &Path) -> Result<()> {
     let mut json_lines = String::new();
     for machine in &outcome.machines {
         for line in machine.json_lines.lines() {
@@ -28,28 +27,37 @@ pub(crate) fn print(stage: &Stage, outcome: &Outcome, out: &Path) -> Result<bool
     table(outcome);
     println!();
     println!("Usage of every machine: {0}/usage.jsonl and {0}/MACHINE.openmetrics", out.display());
+    println!();
+    Ok(())
+}
 
+/// Prints the verdict; true if all was right.
+pub(crate) fn verdict(outcome: &Outcome) -> bool {
     let mut violations = outcome.violations.clone();
     let sum = |of: fn(&crate::messages::Seen) -> u32| outcome.origins.iter().map(of).sum::<u32>();
     let (connections, right, wrong) = (sum(|s| s.connections), sum(|s| s.right), sum(|s| s.wrong));
     let duplicates = sum(|s| s.duplicates);
+    let rechecked: u64 = outcome.origins.iter().map(|seen| seen.rechecked).sum();
     violations.extend(outcome.origins.iter().filter_map(|seen| seen.first_wrong.clone()));
+    violations.extend(outcome.origins.iter().filter_map(|seen| seen.first_astray.clone()));
     if duplicates > 0 {
         violations.push(format!("{duplicates} connections came from a source that was in use"));
     }
     for violation in &violations {
         println!("VIOLATION: {violation}");
     }
+    println!();
     let fine = violations.is_empty() && wrong == 0;
     println!(
-        "{}: {connections} connections of {} machines, owner lookups {right} right {wrong} wrong, {duplicates} \
-         duplicates, {} violations, {:.1} s",
+        "{}: {connections} connections of {} machines, owner lookups {right} right {wrong} wrong, {rechecked} looked up \
+         again {} wrong, {duplicates} duplicates, {} violations, {:.1} s",
         if fine { "ALL RIGHT" } else { "WRONG" },
-        stage.cast.len(),
+        outcome.played,
+        sum(|s| s.astray),
         violations.len(),
         outcome.took.as_secs_f64()
     );
-    Ok(fine)
+    fine
 }
 
 /// One row for each egress IP and origin: all machines together.

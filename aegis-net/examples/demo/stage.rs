@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use aegis_core::bundle::Bundle;
 use aegis_core::epoch::{Epoch, Layout};
 use aegis_core::fleet_file::FleetFile;
 use aegis_core::id::{AccountId, DataCenterId, MachineId, ZoneId};
 use aegis_core::inventory::{AddressState, Holding, Inventory, Pool};
-use aegis_core::net::Protocol;
+use aegis_core::net::{PortRange, Protocol};
+use aegis_core::slices::{Cut, GranuleSize};
 use aegis_core::tenancy::{Delegation, EnabledBy, Tenancy, Zone};
 use ipnet::{IpNet, Ipv4Net};
 
@@ -17,9 +17,15 @@ use crate::Result;
 const DATA_CENTERS: usize = 2;
 const MACHINES_EACH: usize = 3;
 const UDP_FLOWS: u32 = 100;
+/// Granules of one address for each machine, on the average: enough that a part of a share can move.
+const GRANULES_EACH: usize = 4;
+/// Their size at most, and at least: full shares are shown, so they are small.
+const GRANULE_PORTS: u32 = 512;
+const MIN_GRANULE_PORTS: u32 = 64;
 
 /// What is played.
 pub(crate) struct Stage {
+    pub(crate) file: FleetFile,
     pub(crate) layout: Layout,
     pub(crate) cast: Vec<Actor>,
     /// The zone whose shares are filled with TCP connections.
@@ -50,16 +56,34 @@ pub(crate) struct Server {
 pub(crate) struct Actor {
     pub(crate) id: MachineId,
     pub(crate) data_center: DataCenterId,
-    pub(crate) bundle: Bundle,
 }
 
 impl Stage {
     /// Sets the stage for the fleet file `text`; a process may have `descriptors` file descriptors.
     pub(crate) fn set(name: &str, text: &str, descriptors: u64) -> Result<Self> {
-        let mut file = FleetFile::parse(name, text)?;
+        let file = FleetFile::parse(name, text)?;
+        let mut granule_ports = file.policy.granule_ports.min(GRANULE_PORTS);
+        loop {
+            let (stage, needed) = Self::with_granules(name, file.clone(), granule_ports)?;
+            if needed <= descriptors {
+                return Ok(stage);
+            }
+            if granule_ports == MIN_GRANULE_PORTS {
+                return Err(format!(
+                    "the demo needs {needed} file descriptors in a process and may have {descriptors}; raise the hard \
+                     limit (ulimit -Hn, as root), or take a fleet file where fewer addresses and machines make a pool \
+                     (FLEET=file)"
+                )
+                .into());
+            }
+            granule_ports /= 2;
+        }
+    }
+
+    /// The stage with granules of that size, and how many file descriptors a process needs then.
+    fn with_granules(name: &str, mut file: FleetFile, granule_ports: u32) -> Result<(Self, u64)> {
         let mut left_out = Vec::new();
-        // The demo shows full shares, so they are small: one granule each, the rest unassigned.
-        file.policy.max_granules_per_machine = Some(1);
+        cut_small(&mut file, granule_ports)?;
         let mapping = to_loopback(&mut file, &mut left_out)?;
         let layout = file.layout(None, Epoch::new(1))?;
         let capacity = capacities(&file, &layout);
@@ -78,25 +102,23 @@ impl Stage {
         let servers = servers(&file, account.as_ref(), udp_account.as_ref());
         let udp_capacity = machines.iter().map(|m| capacity[&udp_zone][m]).min().unwrap_or(0);
 
+        // An origin sees what all have open, a machine fills its share towards two origins. One share more comes when a
+        // machine joins; shares grow when two go, at most to the double where two stay.
+        let all: u64 = capacity[&zone].values().map(|ports| u64::from(*ports)).sum();
         let ports: u64 = machines.iter().map(|machine| u64::from(capacity[&zone][machine])).sum();
         let largest = machines.iter().map(|m| u64::from(capacity[&zone][m])).max().unwrap_or(0);
-        let needed = (2 * largest).max(ports) + 500;
-        if needed > descriptors {
-            return Err(format!(
-                "the demo needs {needed} file descriptors in a process and may have {descriptors}; raise the hard \
-                 limit (ulimit -Hn, as root), or take a fleet file with a smaller granule_ports (FLEET=file)"
-            )
-            .into());
-        }
+        let needed = (2 * all.min(2 * largest)).max(all.min(ports + 2 * largest)) + 500;
         let cast = machines.iter().map(|id| {
             let data_center = file.fleet.machine(id).expect("it is in the layout").data_center.clone();
-            Ok(Actor { id: id.clone(), data_center, bundle: file.bundle(id, &layout)? })
+            Ok(Actor { id: id.clone(), data_center })
         });
         let pool = file.tenancy.grant(&zone).map(|grant| file.inventory.pool(grant.pool()).cloned());
         let filled = pool.ok().flatten().map(|pool| pool.prefixes).unwrap_or_default();
-        Ok(Self {
+        let stage = Self {
             filled,
             cast: cast.collect::<Result<_>>()?,
+            machines_in_file: file.fleet.machines().count(),
+            file: file.clone(),
             zone,
             udp_zone,
             udp_flows: UDP_FLOWS.min(udp_capacity),
@@ -104,9 +126,9 @@ impl Stage {
             name: name.to_owned(),
             mapping,
             left_out,
-            machines_in_file: file.fleet.machines().count(),
             layout,
-        })
+        };
+        Ok((stage, needed))
     }
 
     /// Is it an address whose shares are filled?
@@ -114,15 +136,21 @@ impl Stage {
         self.filled.iter().any(|prefix| prefix.contains(&IpAddr::V4(ip)))
     }
 
+    /// Ports of a machine's share in `layout` that are filled.
+    pub(crate) fn ports(&self, layout: &Layout, id: &MachineId) -> u32 {
+        layout.shares_of(id).filter(|(ip, _)| self.is_filled(*ip)).map(|(_, ports)| ports.len()).sum()
+    }
+
     /// Says what will be played.
     pub(crate) fn describe(&self) {
         let places: BTreeSet<_> = self.cast.iter().map(|actor| &actor.data_center).collect();
         println!(
-            "{}: {} of {} machines play, in {} data centers; epoch {}",
+            "{}: {} of {} machines play, in {} data centers; granules of {} ports; epoch {}",
             self.name,
             self.cast.len(),
             self.machines_in_file,
             places.len(),
+            self.layout.cut().granule(),
             self.layout.epoch()
         );
         for (real, mapped) in &self.mapping {
@@ -133,8 +161,17 @@ impl Stage {
         }
         println!("Who owns which ports (zone {}):", self.zone);
         for actor in &self.cast {
-            let shares = self.layout.shares_of(&actor.id).map(|(ip, ports)| format!("{ip} {ports}"));
-            println!("  {:<10} {:<4} {}", actor.id, actor.data_center, shares.collect::<Vec<_>>().join(", "));
+            let mut runs: Vec<(Ipv4Addr, u16, u16)> = Vec::new();
+            for (ip, ports) in self.layout.shares_of(&actor.id) {
+                match runs.last_mut() {
+                    Some((same, _, hi)) if *same == ip && ports.lo().checked_sub(1) == Some(*hi) => {
+                        *hi = ports.hi();
+                    }
+                    _ => runs.push((ip, ports.lo(), ports.hi())),
+                }
+            }
+            let runs = runs.iter().map(|(ip, lo, hi)| format!("{ip} {lo}-{hi}"));
+            println!("  {:<10} {:<4} {}", actor.id, actor.data_center, runs.collect::<Vec<_>>().join(", "));
         }
     }
 }
@@ -155,6 +192,28 @@ fn servers(file: &FleetFile, account: Option<&AccountId>, udp_account: Option<&A
         Server { protocol, name: names.next().expect("the demo's own follow") }
     };
     [server(Protocol::Tcp), server(Protocol::Tcp), server(Protocol::Udp)]
+}
+
+/// Leaves only as many usable granules, and so small ones, that every machine gets a few and nothing is left over: what a
+/// new machine gets must come from others.
+fn cut_small(file: &mut FleetFile, granule_ports: u32) -> Result<()> {
+    let policy = &mut file.policy;
+    policy.max_granules_per_machine = None;
+    policy.granule_ports = granule_ports;
+    let granules_for = |holding: &Holding| {
+        let weights = holding.data_centers.iter().flat_map(|id| file.fleet.machines_in(id)).map(|m| m.weight);
+        let weights: Vec<usize> = weights.map(|weight| weight as usize).collect();
+        // The lightest machine gets one, too.
+        let lightest = weights.iter().min().copied().unwrap_or(1);
+        (GRANULES_EACH * weights.len()).max(weights.iter().sum::<usize>().div_ceil(lightest))
+    };
+    let wanted = file.inventory.egress_v4().map(|(_, holding)| granules_for(holding)).max().unwrap_or(1);
+    let granule = GranuleSize::new(policy.granule_ports)?;
+    let cut = Cut::new(granule, policy.usable, policy.reserved.iter().copied())?;
+    let granules: Vec<u16> = cut.granules().take(wanted.max(1)).collect();
+    let range = |index: Option<&u16>| index.and_then(|index| cut.range(*index)).expect("a cut has a granule");
+    policy.usable = PortRange::new(range(granules.first()).lo(), range(granules.last()).hi())?;
+    Ok(())
 }
 
 /// Maps the IPv4 holdings of the file into 127.64.0.0/10, each to a block of its own size, and leaves out IPv6 (one
