@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use aegis_core::epoch::{Epoch, Layout};
 use aegis_core::fleet_file::FleetFile;
 use aegis_core::id::{AccountId, DataCenterId, MachineId, ZoneId};
-use aegis_core::inventory::{AddressState, Holding, Inventory, Pool};
+use aegis_core::inventory::{AddressState, DataCenters, Holding, Inventory, Pool};
 use aegis_core::net::{PortRange, Protocol};
 use aegis_core::slices::{Cut, GranuleSize};
 use aegis_core::tenancy::{Delegation, EnabledBy, Tenancy, Zone};
@@ -201,8 +201,13 @@ fn cut_small(file: &mut FleetFile, granule_ports: u32) -> Result<()> {
     policy.max_granules_per_machine = None;
     policy.granule_ports = granule_ports;
     let granules_for = |holding: &Holding| {
-        let weights = holding.data_centers.iter().flat_map(|id| file.fleet.machines_in(id)).map(|m| m.weight);
-        let weights: Vec<usize> = weights.map(|weight| weight as usize).collect();
+        let announces = |id: &DataCenterId| match &holding.data_centers {
+            DataCenters::Listed(list) => list.contains(id),
+            DataCenters::Chosen(choice) => choice.allows(id),
+            DataCenters::Global => true,
+        };
+        let machines = file.fleet.machines().filter(|m| m.weight > 0 && announces(&m.data_center));
+        let weights: Vec<usize> = machines.map(|m| m.weight as usize).collect();
         // The lightest machine gets one, too.
         let lightest = weights.iter().min().copied().unwrap_or(1);
         (GRANULES_EACH * weights.len()).max(weights.iter().sum::<usize>().div_ceil(lightest))
