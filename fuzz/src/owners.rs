@@ -112,7 +112,8 @@ fn layout_text(input: &mut Input<'_>) -> String {
     let row = |(address, owners): (&u32, &Vec<Option<usize>>)| {
         let owner = |owner: &Option<usize>| owner.map_or("null".into(), |owner| owner.to_string());
         let (ip, owners) = (Ipv4Addr::from_bits(*address), owners.iter().map(owner).collect::<Vec<_>>());
-        format!(r#"{{"address":"{ip}","owners":[{}]}}"#, owners.join(","))
+        let sites = (0..sites).map(|site| site.to_string()).collect::<Vec<_>>().join(",");
+        format!(r#"{{"address":"{ip}","data_centers":[{sites}],"owners":[{}]}}"#, owners.join(","))
     };
     let rows: Vec<String> = addresses.iter().zip(&owners).map(row).collect();
 
@@ -154,7 +155,7 @@ fn layout_text(input: &mut Input<'_>) -> String {
     });
 
     let mut text = String::new();
-    let site = |nth| format!(r#"{{"id":"d{nth}","number":{}}}"#, 1 + 3 * nth);
+    let site = |nth| format!(r#"{{"id":"d{nth}","number":{},"last_machine_number":99}}"#, 1 + 3 * nth);
     let machine = |nth: usize| {
         let (site, number) = (nth / machines, 1 + nth % machines * 7);
         format!(r#"{{"id":"m{nth:02}","data_center":{site},"number":{number},"standing":"serving"}}"#)
@@ -163,7 +164,7 @@ fn layout_text(input: &mut Input<'_>) -> String {
         text,
         r#"{{"format":"layout","version":{},"content":{{"epoch":3,
         "cut":{{"granule":{},"usable":"1-65535","reserved":[]}},"data_centers_per_address":9,
-        "data_centers":[{}],"machines":[{}],"rows":[{}],"v6_prefixes":["2001:db8::/64","2001:db8:0:7::/64"],
+        "data_centers":[{}],"last_data_center_number":99,"machines":[{}],"rows":[{}],"v6_prefixes":["2001:db8::/64","2001:db8:0:7::/64"],
         "handovers":{{"draining":[{draining}],"holdouts":[{holdouts}],"previous":[{previous}]}}}}}}"#,
         version(),
         1 << shift,

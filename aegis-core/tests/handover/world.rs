@@ -23,7 +23,7 @@ use aegis_core::time::Time;
 use parts::{Input, address, build, machine_id, router_id};
 
 /// Runs the story that `input` tells.
-pub(crate) fn handover(input: &[u8]) {
+pub fn handover(input: &[u8]) {
     let mut input = Input(input);
     let mut world = World::new(&mut input);
     while let Some(operation) = input.next() {
