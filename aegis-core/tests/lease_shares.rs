@@ -290,6 +290,24 @@ fn a_range_that_was_leased_just_before_its_granule_drains_is_busy_until_it_canno
     worker.complete(&leased, 4_100, after(89)).map(drop).unwrap();
 }
 
+#[test]
+fn a_range_is_not_completed_after_the_tenure_unless_its_granule_still_grants() {
+    let table = table();
+    let kernel = Share { method: Method::KernelRange, ..share(4_096) };
+    let slots = table.apply(1, std::slice::from_ref(&kernel), NOW).unwrap();
+    let pool = table.pool(PoolKey(1), slots).unwrap();
+    let mut worker = Worker::attach(table.clone(), [1; 32]).unwrap();
+    table.set_tenure(Some(after(10)));
+    let leased = worker.acquire_range(&pool, &tcp(1), NOW).unwrap();
+    worker.complete(&leased, 4_096, after(9)).map(drop).unwrap();
+    assert_eq!(worker.complete(&leased, 4_097, after(10)).unwrap_err(), CompleteError::TooLate);
+    table.set_tenure(Some(after(30)));
+    worker.complete(&leased, 4_098, after(20)).map(drop).unwrap();
+    // While the machine was taken for dead the granule went to another.
+    table.apply(2, &[], after(21)).unwrap();
+    assert_eq!(worker.complete(&leased, 4_099, after(22)).unwrap_err(), CompleteError::TooLate);
+}
+
 /// Threads acquire while a granule drains: once `apply` has returned nothing is granted there, and all that was is busy.
 #[test]
 fn what_was_granted_before_the_drain_is_busy_and_nothing_is_granted_after_it() {

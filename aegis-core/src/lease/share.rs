@@ -115,6 +115,14 @@ impl<M: Memory> Table<M> {
         }
     }
 
+    /// Until when anything is granted; the end of time, if there is no tenure.
+    pub(super) fn tenure(&self) -> Time {
+        match self.words()[TENURE].load(SeqCst) {
+            0 => Time::from_millis(u64::MAX),
+            until => Time::from_millis(until),
+        }
+    }
+
     /// May anything be granted now?
     #[inline]
     pub(super) fn has_tenure(&self, now: Time) -> bool {
