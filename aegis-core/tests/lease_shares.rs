@@ -276,20 +276,6 @@ fn an_epoch_that_is_far_from_the_last_is_told_like_any_other() {
     }
 }
 
-/// Who applies an epoch was stopped after he had read his clock.
-#[test]
-fn a_range_that_was_leased_just_before_its_granule_drains_is_busy_until_it_cannot_be_completed() {
-    let table = table();
-    let kernel = Share { method: Method::KernelRange, ..share(4_096) };
-    let slots = table.apply(1, std::slice::from_ref(&kernel), NOW).unwrap();
-    let pool = table.pool(PoolKey(1), slots).unwrap();
-    let mut worker = Worker::attach(table.clone(), [1; 32]).unwrap();
-    let leased = worker.acquire_range(&pool, &tcp(1), after(30)).unwrap();
-    table.apply(2, &[], NOW).unwrap();
-    assert_eq!(table.busy_ports(IP, range(4_096), after(89)).len(), 64, "a connect may be under way");
-    worker.complete(&leased, 4_100, after(89)).map(drop).unwrap();
-}
-
 #[test]
 fn a_range_is_not_completed_after_the_tenure_unless_its_granule_still_grants() {
     let table = table();

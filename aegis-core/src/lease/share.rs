@@ -176,3 +176,33 @@ impl<M: Memory> Table<M> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::{Config, PoolKey, Worker};
+    use super::*;
+    use crate::net::Origin;
+
+    /// Who applies an epoch was stopped after he had read his clock.
+    #[test]
+    fn a_range_that_was_leased_just_before_its_granule_drains_is_busy_until_it_cannot_be_completed() {
+        let seconds = |seconds: u64| Time::from_millis(seconds * 1_000);
+        let config =
+            Config { granule_ports: 4, granules: 1, origins: 4, pages: 2, workers: 2, ..Config::default() };
+        let table = Arc::new(Table::new(config, [7; 32]).unwrap());
+        let (ip, range) = ("192.0.2.1".parse().unwrap(), PortRange::new(5_000, 5_003).unwrap());
+        let (state, method) = (GranuleState::Owned, Method::KernelRange);
+        let share = Share { state, ip, range, method, withheld: Vec::new(), after_death: false };
+        let slots = table.apply(1, &[share], seconds(1)).unwrap();
+        let pool = table.pool(PoolKey(1), slots.clone()).unwrap();
+        let mut worker = Worker::attach(Arc::clone(&table), [1; 32]).unwrap();
+        let origin = Origin::new(Protocol::Tcp, ([203, 0, 113, 7], 443).into()).unwrap();
+        let leased = worker.acquire_range(&pool, &origin, seconds(31)).unwrap();
+        table.words()[EPOCH].store(2, SeqCst);
+        table.drain(slots[0], 2, seconds(1));
+        assert_eq!(table.busy_ports(ip, range, seconds(90)).len(), 4, "a connect may be under way");
+        worker.complete(&leased, 5_000, seconds(90)).map(drop).unwrap();
+    }
+}
