@@ -322,7 +322,7 @@ fn the_granules_of_an_ipv6_prefix_stay_when_another_prefix_comes() {
     let edge = edge(&first.bundle(&id("a"), &layout).unwrap(), &Rules::default());
     let known = || {
         let v6 = edge.leases().granules().filter(|(ip, ..)| ip.to_string().starts_with("2001:db8:1:"));
-        v6.map(|(ip, range, state)| (ip, range, state)).collect::<Vec<_>>()
+        v6.collect::<Vec<_>>()
     };
     let before = known();
     assert_eq!(before.len(), 4);
