@@ -11,7 +11,7 @@ use aegis_core::epoch::control::{Agent, Controller, Record, Settings};
 use aegis_core::epoch::{Epoch, Layout};
 use aegis_core::fleet_file::FleetFile;
 use aegis_core::id::{MachineId, PoolId, ZoneId};
-use aegis_core::lease::{self, Closed, Config, Lease};
+use aegis_core::lease::{self, Adoption, Closed, Config, GranuleState, Lease, Tuple};
 use aegis_core::net::{Origin, Protocol};
 use aegis_core::time::Time;
 
@@ -309,4 +309,56 @@ fn threads_acquire_while_bundles_are_applied() {
         done.store(true, SeqCst);
     });
     assert!(granted.load(SeqCst) > 0);
+}
+
+/// IPv6 prefixes come and go: the others keep their granules, so that the lease table need not know ever more.
+#[test]
+fn the_granules_of_an_ipv6_prefix_stay_when_another_prefix_comes() {
+    let text = include_str!("data/two_machines.toml").replace("WEIGHT_A", "1").replace("WEIGHT_B", "1");
+    let file = |text: &str| FleetFile::parse("two_machines.toml", text).unwrap();
+    let first = file(&text);
+    let more = text.replace(r#""2001:db8:1::/64"]"#, r#""2001:db8:1::/64", "2001:db8::/64"]"#)
+        + "[[holding]]\nid = \"before\"\naccount = \"acme\"\nright = \"leased\"\nprefix = \"2001:db8::/64\"\n\
+           state = \"active\"\n";
+    let more = file(&more);
+    let layout = first.layout(None, Epoch::new(1)).unwrap();
+    let edge = edge(&first.bundle(&id("a"), &layout).unwrap(), &Rules::default());
+    let known = || {
+        let v6 = edge.leases().granules().filter(|(ip, ..)| ip.to_string().starts_with("2001:db8:1:"));
+        v6.collect::<Vec<_>>()
+    };
+    let before = known();
+    assert_eq!(before.len(), 4);
+    let layout = more.layout(Some(&layout), Epoch::new(2)).unwrap();
+    edge.apply(&more.bundle(&id("a"), &layout).unwrap(), NOW).unwrap();
+    assert_eq!(known(), before);
+    assert_eq!(edge.leases().granules().filter(|(ip, ..)| ip.is_ipv6()).count(), 8);
+}
+
+/// A machine restarts without its lease table while connections live on, where nothing new may be granted: an address is
+/// retiring, or the machine is drained.
+#[test]
+fn connections_are_adopted_and_busy_where_nothing_new_is_granted() {
+    let text = include_str!("data/two_machines.toml");
+    let adopted = |text: String, ipv6: bool| {
+        let file = FleetFile::parse("two_machines.toml", &text).unwrap();
+        let layout = file.layout(None, Epoch::new(1)).unwrap();
+        let edge = edge(&file.bundle(&id("a"), &layout).unwrap(), &Rules::default());
+        let granule = edge.leases().granules().find(|(ip, ..)| ip.is_ipv6() == ipv6);
+        let (ip, range, state) = granule.expect("the lease table knows it");
+        assert_eq!(state, GranuleState::Draining);
+        let peer: std::net::IpAddr =
+            if ipv6 { [0x2001, 0xdb8, 9, 0, 0, 0, 0, 1].into() } else { [203, 0, 113, 1].into() };
+        let origin = Origin::new(Protocol::Tcp, (peer, 443).into()).unwrap();
+        let tuple = Tuple { source: (ip, range.lo()).into(), origin };
+        let adopted: Vec<_> = edge.leases().adopt([tuple], NOW).map(|(_, adoption)| adoption).collect();
+        assert_eq!(adopted, [Adoption::Held]);
+        assert_eq!(edge.busy_ports(ip, range, NOW), [range.lo()]);
+        assert!(!edge.is_idle(NOW));
+    };
+    let both = |a: &str, b: &str| text.replace("WEIGHT_A", a).replace("WEIGHT_B", b);
+    let retiring = both("1", "1").replace("state = \"active\"", "state = \"retiring\"");
+    adopted(retiring.clone(), false);
+    adopted(retiring, true);
+    adopted(both("0", "1").replace("[\"fra\", \"lhr\"]", "[\"lhr\"]"), true);
 }

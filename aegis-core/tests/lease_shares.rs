@@ -255,6 +255,45 @@ fn where_the_kernel_chooses_a_granule_is_busy_as_long_as_a_connect_may_take() {
     assert!(worker.acquire_range(&pool, &tcp(1), after(200)).is_ok());
 }
 
+/// A machine that was away, or reports seldom, skips as many epochs as others needed.
+#[test]
+fn an_epoch_that_is_far_from_the_last_is_told_like_any_other() {
+    for distance in [1, 1_022, 1_023, 1_024, 1_500, 2_046, 2_047, 2_048, 32_767, 40_000, 65_535, 1 << 40] {
+        let table = table();
+        let apply = |nth: u64, share: Share| table.apply(1 + nth * distance, &[share], NOW).unwrap();
+        let state = || table.granules().map(|(.., state)| state).next().unwrap();
+        let withheld = Share { withheld: vec![4_096], ..share(4_096) };
+        let pool = table.pool(PoolKey(1), apply(0, withheld)).unwrap();
+        let mut worker = Worker::attach(table.clone(), [1; 32]).unwrap();
+        apply(1, draining(4_096));
+        assert_eq!(state(), GranuleState::Draining, "{distance} later");
+        let others = Share { withheld: vec![4_097, 4_159], ..share(4_096) };
+        apply(2, others);
+        assert_eq!(state(), GranuleState::Owned, "{distance} later");
+        let (granted, _) = drain_pool(&mut worker, &pool, &tcp(1), NOW);
+        let all = range(4_096).ports().filter(|port| ![4_097, 4_159].contains(port)).collect();
+        assert_eq!(ports(&table, &granted), all, "{distance} later");
+    }
+}
+
+#[test]
+fn a_range_is_not_completed_after_the_tenure_unless_its_granule_still_grants() {
+    let table = table();
+    let kernel = Share { method: Method::KernelRange, ..share(4_096) };
+    let slots = table.apply(1, std::slice::from_ref(&kernel), NOW).unwrap();
+    let pool = table.pool(PoolKey(1), slots).unwrap();
+    let mut worker = Worker::attach(table.clone(), [1; 32]).unwrap();
+    table.set_tenure(Some(after(10)));
+    let leased = worker.acquire_range(&pool, &tcp(1), NOW).unwrap();
+    worker.complete(&leased, 4_096, after(9)).map(drop).unwrap();
+    assert_eq!(worker.complete(&leased, 4_097, after(10)).unwrap_err(), CompleteError::TooLate);
+    table.set_tenure(Some(after(30)));
+    worker.complete(&leased, 4_098, after(20)).map(drop).unwrap();
+    // While the machine was taken for dead the granule went to another.
+    table.apply(2, &[], after(21)).unwrap();
+    assert_eq!(worker.complete(&leased, 4_099, after(22)).unwrap_err(), CompleteError::TooLate);
+}
+
 /// Threads acquire while a granule drains: once `apply` has returned nothing is granted there, and all that was is busy.
 #[test]
 fn what_was_granted_before_the_drain_is_busy_and_nothing_is_granted_after_it() {

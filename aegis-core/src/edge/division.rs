@@ -62,7 +62,13 @@ impl Division {
                 if pool.prefixes.iter().any(|prefix| prefix.contains(&ip)) {
                     match state_of(bundle, ip) {
                         AddressState::Active => divided.shared.extend(known.parts(ip, range, rules.method)),
-                        _ => divided.inactive[usize::from(ip.is_ipv6())] = true,
+                        state => {
+                            divided.inactive[usize::from(ip.is_ipv6())] = true;
+                            // Connections may live there still, also such as are adopted after a restart.
+                            if state == AddressState::Retiring {
+                                division.draining.extend(known.parts(ip, range, rules.method));
+                            }
+                        }
                     }
                 }
             }
@@ -131,8 +137,8 @@ fn share(part: &Part, state: GranuleState, layout: &Layout, bundle: &Bundle) -> 
     if let IpAddr::V4(address) = ip {
         let me = layout.machine_index(bundle.machine());
         let moving = layout.handovers();
-        let elsewhere = moving.holdouts().iter().filter(|h| h.address == address && Some(h.machine) != me);
-        share.withheld = elsewhere.map(|h| h.port).filter(|port| range.contains(*port)).collect();
+        let behind = moving.holdouts_in(address, range.lo(), range.hi()).iter();
+        share.withheld = behind.filter(|h| Some(h.machine) != me).map(|h| h.port).collect();
         let granule = layout.cut().granule_of(range.lo());
         let previous = granule.and_then(|granule| moving.previous_of(address, granule));
         share.after_death = previous.is_some_and(|previous| previous.departure == Departure::Died);
@@ -212,13 +218,9 @@ fn state_of(bundle: &Bundle, ip: IpAddr) -> AddressState {
 }
 
 /// The granules that the bundle's machine may grant from.
-///
-/// In IPv6 every address of the machine is its own, so one granule of each is plenty: 256 addresses make half a million
-/// ports towards one origin. All granules of each would only spread an origin's connections over more pages.
 fn granules(bundle: &Bundle) -> Vec<(IpAddr, PortRange)> {
     let layout = bundle.layout();
-    let me = layout.machine_index(bundle.machine()).map(|index| &layout.machines()[index.get()]);
-    if me.is_none_or(|machine| machine.standing != Standing::Serving) {
+    if !is_serving(bundle) {
         return Vec::new();
     }
     let grants = |&(ip, range): &(Ipv4Addr, PortRange)| {
@@ -226,11 +228,29 @@ fn granules(bundle: &Bundle) -> Vec<(IpAddr, PortRange)> {
         granule.is_some_and(|granule| layout.handovers().draining_of(ip, granule).is_none())
     };
     let v4 = layout.shares_of(bundle.machine()).filter(grants).map(|(ip, range)| (IpAddr::V4(ip), range));
+    v4.chain(v6_granules(bundle)).collect()
+}
+
+fn is_serving(bundle: &Bundle) -> bool {
+    let layout = bundle.layout();
+    let me = layout.machine_index(bundle.machine()).map(|index| &layout.machines()[index.get()]);
+    me.is_some_and(|machine| machine.standing == Standing::Serving)
+}
+
+/// The machine's granules in IPv6: every address of the machine is its own, so one granule of each is plenty: 256 addresses
+/// make half a million ports towards one origin. All granules of each would only spread an origin's connections over more
+/// pages.
+///
+/// Which one follows from the address alone: when prefixes come and go the others keep theirs, or the lease table would have
+/// to know ever more granules.
+fn v6_granules(bundle: &Bundle) -> impl Iterator<Item = (IpAddr, PortRange)> {
+    let layout = bundle.layout();
     let usable: Vec<PortRange> =
         layout.cut().granules().filter_map(|index| layout.cut().range(index)).collect();
-    let v6 = layout.v6_addresses_of(bundle.machine(), bundle.v6_addresses());
-    let v6 = v6.zip(usable.into_iter().cycle()).map(|(ip, range)| (IpAddr::V6(ip), range));
-    v4.chain(v6).collect()
+    let count = bundle.v6_addresses();
+    let places = (0..count as usize).cycle();
+    let addresses = layout.v6_addresses_of(bundle.machine(), count).zip(places);
+    addresses.filter_map(move |(ip, place)| Some((IpAddr::V6(ip), *usable.get(place % usable.len().max(1))?)))
 }
 
 /// The granules of the bundle's machine that drain, and those where ports stayed behind at it.
@@ -245,6 +265,10 @@ fn draining(bundle: &Bundle) -> Vec<(IpAddr, PortRange)> {
     let behind =
         behind.filter_map(|h| Some((h.address, layout.cut().range(layout.cut().granule_of(h.port)?)?)));
     let mut granules: Vec<_> = own.chain(behind).map(|(ip, range)| (IpAddr::V4(ip), range)).collect();
+    if !is_serving(bundle) {
+        // It grants nothing new there, but must know when nothing is open any more.
+        granules.extend(v6_granules(bundle));
+    }
     granules.sort_unstable();
     granules.dedup();
     granules

@@ -169,6 +169,12 @@ impl Parts {
         Ok(())
     }
 
+    /// The owner of a granule.
+    pub(super) fn owner(&self, address: Ipv4Addr, granule: u16) -> Option<MachineIndex> {
+        let at = self.rows.binary_search_by_key(&address, Row::address).ok()?;
+        self.rows[at].owners.get(usize::from(granule)).copied().flatten()
+    }
+
     /// The owner of a granule that something is said about, since an epoch.
     fn owner_of(
         &self,

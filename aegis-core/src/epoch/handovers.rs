@@ -108,6 +108,13 @@ impl Handovers {
         find(&self.holdouts, (address, port), |h| (h.address, h.port))
     }
 
+    /// The ports of an address from `lo` to `hi` that stayed behind.
+    pub(crate) fn holdouts_in(&self, address: Ipv4Addr, lo: u16, hi: u16) -> &[Holdout] {
+        let first = self.holdouts.partition_point(|h| (h.address, h.port) < (address, lo));
+        let behind = &self.holdouts[first..];
+        &behind[..behind.partition_point(|h| (h.address, h.port) <= (address, hi))]
+    }
+
     /// The owner before.
     pub fn previous_of(&self, address: Ipv4Addr, granule: u16) -> Option<&Previous> {
         find(&self.previous, (address, granule), |p| (p.address, p.granule))

@@ -297,6 +297,11 @@ impl Layout {
         Owner { machine, data_center: self.0.machines[machine.get()].data_center, epoch: self.0.epoch }
     }
 
+    /// What it is made of.
+    pub(super) const fn as_parts(&self) -> &Parts {
+        &self.0
+    }
+
     /// A copy to be changed into the layout of a later epoch.
     pub(super) fn parts(&self) -> Parts {
         self.0.clone()

@@ -40,23 +40,33 @@ impl<M: Memory> Table<M> {
                 busy.extend(ports.ports());
             }
         }
-        self.each_busy(now, |slot, offset| {
-            if let Some((_, ports, _)) = granules.iter().find(|(other, ..)| *other == slot) {
-                busy.extend(u16::try_from(u32::from(ports.lo()) + offset));
-            }
-        });
+        let ports_of = |slot| granules.iter().find(|(other, ..)| *other == slot).map(|(_, ports, _)| *ports);
+        self.each_busy(
+            now,
+            |slot| ports_of(slot).is_some(),
+            |slot, offset| {
+                if let Some(ports) = ports_of(slot) {
+                    busy.extend(u16::try_from(u32::from(ports.lo()) + offset));
+                }
+            },
+        );
         busy.into_iter().filter(|port| range.contains(*port)).collect()
     }
 
     /// Is nothing live or held, on any address?
     pub fn is_idle(&self, now: Time) -> bool {
         let mut is_idle = true;
-        self.each_busy(self.clock(now), |_, _| is_idle = false);
+        self.each_busy(self.clock(now), |_| true, |_, _| is_idle = false);
         is_idle
     }
 
-    /// Visits every tuple that is live or held, or taken and without a tag yet.
-    fn each_busy(&self, now: Time, mut visit: impl FnMut(GranuleSlot, u32)) {
+    /// Visits every tuple of the granules that are asked for that is live or held, or taken and without a tag yet.
+    fn each_busy(
+        &self,
+        now: Time,
+        is_asked: impl Fn(GranuleSlot) -> bool,
+        mut visit: impl FnMut(GranuleSlot, u32),
+    ) {
         // Home words first: a tuple moves from there into a page, never back.
         for record in FIRST_ORIGIN..self.map.origins.used(self.words()) {
             if let Home::Single(Single { granule, offset, what, .. }) =
@@ -68,11 +78,17 @@ impl<M: Memory> Table<M> {
             }
         }
         for page in (0..self.map.pages.used(self.words())).map(|index| self.page(index)) {
-            if !Page::is_open(page.life()) {
-                // One that is closing is empty, or whoever claims there opens it again, and looks at the state then.
+            // Only one that has ended is empty for certain, for whoever claims there looks at the state after it is in use
+            // again. One that is closing is looked at by somebody who does not know yet whether it is empty; and one that
+            // seems private may be what a home word leads to already, with a tuple that came from there: in both whoever
+            // is at it may be stopped, or dead.
+            if Page::is_free(page.life()) {
                 continue;
             }
             let (granule, base) = (GranuleSlot(page.identity().granule()), page.base());
+            if !is_asked(granule) {
+                continue;
+            }
             for offset in 0..page.ports().min(self.config.granule_ports) {
                 if !page.is_taken(offset) {
                     continue;
@@ -88,5 +104,43 @@ impl<M: Memory> Table<M> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::page::Shape;
+    use super::super::{Config, PoolKey, Worker};
+    use super::*;
+    use crate::net::Origin;
+
+    const NOW: Time = Time::from_millis(1_000);
+
+    #[test]
+    fn a_page_hides_nothing_while_somebody_is_stopped_who_publishes_it_or_looks_whether_it_is_empty() {
+        let config =
+            Config { granule_ports: 4, granules: 1, origins: 4, pages: 2, workers: 2, ..Config::default() };
+        let table = Arc::new(Table::new(config, [7; 32]).unwrap());
+        let ip = "192.0.2.1".parse().unwrap();
+        let range = PortRange::new(5_000, 5_003).unwrap();
+        let granule = table.add_granule(ip, range).unwrap();
+        let pool = table.pool(PoolKey(1), [granule]).unwrap();
+        let mut worker = Worker::attach(Arc::clone(&table), [1; 32]).unwrap();
+        let origin = Origin::new(Protocol::Tcp, ([203, 0, 113, 7], 443).into()).unwrap();
+        let leases = [0; 2].map(|_| worker.acquire_to(&pool, &origin, NOW).unwrap());
+        let mut open: Vec<u16> = leases.iter().map(|lease| table.source(lease).unwrap().port()).collect();
+        open.sort_unstable();
+        let page = table.page(0);
+        assert_eq!(table.busy_ports(ip, range, NOW), open);
+        // Between the two steps of `Page::ended`.
+        page.begin_to_end();
+        assert_eq!(table.busy_ports(ip, range, NOW), open, "closing");
+        assert!(!table.is_idle(NOW));
+        // Between the exchange of the home word and `Page::publish_life`.
+        page.open(page.identity(), Shape { ports: 4, protocol: Protocol::Tcp, profile: 0 });
+        assert_eq!(table.busy_ports(ip, range, NOW), open, "not published yet");
+        assert!(!table.is_idle(NOW));
     }
 }

@@ -10,8 +10,8 @@ use crate::time::Time;
 
 use super::grant::MAX_POOL;
 use super::map::{
-    DRAINING, GRANULE_COUNT, GRANULE_SHAPE, GRANULE_STATE, NOT_BEFORE_BITS, NOT_BEFORE_SHIFT, OWNED,
-    PARKED_PORTS, STAMP, STATE, WITHHELD_PORTS, ip_words, words_ip,
+    CHANGE, CHANGES, DRAINING, GRANULE_COUNT, GRANULE_SHAPE, GRANULE_STATE, NOT_BEFORE_BITS,
+    NOT_BEFORE_SHIFT, OWNED, PARKED_PORTS, STATE, WITHHELD_PORTS, ip_words, words_ip,
 };
 use super::page::Page;
 use super::pool::{GranuleSlot, Pool, PoolKey};
@@ -79,6 +79,16 @@ const fn not_before_mask(protocol: Protocol) -> u64 {
 
 const fn not_before_shift(protocol: Protocol) -> u32 {
     NOT_BEFORE_SHIFT + NOT_BEFORE_BITS * protocol as u32
+}
+
+/// A state word whose ports of a protocol are not granted before that moment.
+pub(super) const fn with_not_before(word: u64, protocol: Protocol, from: Deadline) -> u64 {
+    word & !not_before_mask(protocol) | not_before(protocol, from)
+}
+
+/// A state word with another state, or the same state anew: never the same word.
+pub(super) const fn with_state(word: u64, state: u64) -> u64 {
+    word & !(STATE | CHANGES) | state | word.wrapping_add(CHANGE) & CHANGES
 }
 
 /// What the granule says about a port that was just claimed.
@@ -244,7 +254,7 @@ impl<M: Memory> Table<M> {
             GranuleState::Owned => OWNED,
             GranuleState::Draining => DRAINING,
         };
-        let _ = word.fetch_update(SeqCst, SeqCst, |w| Some(w & !STATE | value));
+        let _ = word.fetch_update(SeqCst, SeqCst, |w| Some(with_state(w, value)));
         if state == GranuleState::Owned {
             self.look_again(&[granule]);
         }
@@ -271,9 +281,8 @@ impl<M: Memory> Table<M> {
 
     /// Nothing of the protocol is granted from the granule before that moment.
     pub(super) fn set_not_before(&self, granule: GranuleSlot, protocol: Protocol, from: Deadline) {
-        let from = not_before(protocol, from);
         let word = self.state_word(granule);
-        let _ = word.fetch_update(SeqCst, SeqCst, |w| Some(w & !not_before_mask(protocol) | from));
+        let _ = word.fetch_update(SeqCst, SeqCst, |w| Some(with_not_before(w, protocol, from)));
     }
 
     /// Is there such a moment, and is it still to come?
@@ -288,8 +297,10 @@ impl<M: Memory> Table<M> {
         if granules.is_empty() {
             return;
         }
+        let mut granules = granules.to_vec();
+        granules.sort_unstable();
         for page in (0..self.map.pages.used(self.words())).map(|index| self.page(index)) {
-            if granules.contains(&GranuleSlot(page.identity().granule())) {
+            if granules.binary_search(&GranuleSlot(page.identity().granule())).is_ok() {
                 page.clear_doubt();
             }
         }
@@ -309,7 +320,7 @@ impl<M: Memory> Table<M> {
     #[inline]
     pub(super) fn grants(&self, granule: GranuleSlot, protocol: Protocol, now: Time) -> bool {
         match self.state_word(granule).load(SeqCst) {
-            word if word & !STAMP == OWNED => true,
+            word if word & !CHANGES == OWNED => true,
             word => word & STATE == OWNED && !self.is_not_yet(word, granule, protocol, now),
         }
     }
@@ -343,7 +354,7 @@ impl<M: Memory> Table<M> {
         slot: Slot<'_>,
     ) -> Verdict {
         match self.state_word(granule).load(SeqCst) {
-            word if word & !STAMP == OWNED => Verdict::Grant,
+            word if word & !CHANGES == OWNED => Verdict::Grant,
             word if word & STATE != OWNED || self.is_not_yet(word, granule, protocol, now) => {
                 Verdict::NotOwned
             }

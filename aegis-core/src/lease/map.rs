@@ -77,16 +77,15 @@ pub(super) const GRANULE_STATE: usize = 3;
 pub(super) const GRANULE_WITHHELD: usize = 4;
 
 // In the state word: the state; a bit for each protocol: some port is parked towards every origin; a bit: some port is
-// withheld; the low bits of the epoch that the state is of; and for each protocol the moment before which nothing is
+// withheld; how often the state was set, so that it is not the same word again; and for each protocol the moment before which nothing is
 // granted, because the granule came from a dead machine.
 pub(super) const STATE: u64 = 0b11;
 pub(super) const OWNED: u64 = 1;
 pub(super) const DRAINING: u64 = 2;
 pub(super) const PARKED_PORTS: u64 = 0b100;
 pub(super) const WITHHELD_PORTS: u64 = 0b1_0000;
-pub(super) const STAMP_SHIFT: u32 = 5;
-pub(super) const STAMP_BITS: u32 = 11;
-pub(super) const STAMP: u64 = ((1 << STAMP_BITS) - 1) << STAMP_SHIFT;
+pub(super) const CHANGE: u64 = 1 << 5;
+pub(super) const CHANGES: u64 = 0b111_1111_1111 * CHANGE;
 pub(super) const NOT_BEFORE_SHIFT: u32 = 16;
 /// A deadline is understood for 48 days after it has passed; then it may seem to be up to half an hour ahead once.
 pub(super) const NOT_BEFORE_BITS: u32 = 24;

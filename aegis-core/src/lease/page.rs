@@ -297,6 +297,12 @@ impl<'a> Page<'a> {
         (done && empty).then_some(next)
     }
 
+    /// The first step of [`Page::ended`], by somebody who is stopped then.
+    #[cfg(test)]
+    pub(super) fn begin_to_end(self) {
+        self.header[LIFE].store(next_life(self.life(), CLOSING), SeqCst);
+    }
+
     /// After a claim in a page whose life is not the one that was expected: is the page still `identity`'s? Then this is
     /// its life.
     #[cold]

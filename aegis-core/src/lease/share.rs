@@ -1,8 +1,11 @@
 //! What the machine may grant from, as of one epoch, and until when.
 //!
-//! Several processes may be told of several epochs at once, and any of them may be stopped between two steps. So a
-//! granule's state bears the epoch that it is of and only a later one changes it; and a granule is known before it is
-//! looked which epoch is the latest: whoever tells the table of a later one sees it and drains it, or is seen.
+//! Several processes may be told of several epochs at once, and any of them may be stopped between two steps. So whoever
+//! changes a granule looks at its state, then whether his epoch is still the latest, and changes what he has seen: a later
+//! epoch is told before anything is changed for it, so he sees that, or it comes after him and changes the granule again.
+//! Every change counts in the state, so that what was changed to and fro is not taken for what was seen. And a granule is
+//! known before it is looked which epoch is the latest: whoever tells the table of a later one sees it and drains it, or is
+//! seen.
 
 use core::net::IpAddr;
 
@@ -11,8 +14,8 @@ use crate::net::{PortRange, Protocol};
 use crate::sync::Ordering::SeqCst;
 use crate::time::Time;
 
-use super::granules::Known;
-use super::map::{DRAINING, EPOCH, OWNED, STAMP, STAMP_BITS, STAMP_SHIFT, STATE, TENURE};
+use super::granules::{Known, with_not_before, with_state};
+use super::map::{DRAINING, EPOCH, OWNED, STATE, TENURE};
 use super::pool::GranuleSlot;
 use super::table::Table;
 use super::{GranuleState, Memory, Method};
@@ -112,6 +115,14 @@ impl<M: Memory> Table<M> {
         }
     }
 
+    /// Until when anything is granted; the end of time, if there is no tenure.
+    pub(super) fn tenure(&self) -> Time {
+        match self.words()[TENURE].load(SeqCst) {
+            0 => Time::from_millis(u64::MAX),
+            until => Time::from_millis(until),
+        }
+    }
+
     /// May anything be granted now?
     #[inline]
     pub(super) fn has_tenure(&self, now: Time) -> bool {
@@ -129,9 +140,17 @@ impl<M: Memory> Table<M> {
     /// It grants nothing any more.
     fn drain(&self, slot: GranuleSlot, epoch: u64, now: Time) {
         let Some((_, _, method)) = self.granule(slot) else { return };
-        let was = self.change(slot, DRAINING, epoch);
-        if method == Method::KernelRange && was == Some(OWNED) {
-            self.set_not_before(slot, Protocol::Tcp, Self::deadline_after(now, CONNECT_MS));
+        let by_kernel = method == Method::KernelRange;
+        // Who has just been given the range may be ahead of the time at which this epoch began to be applied.
+        let until = || Self::deadline_after(self.clock(now), CONNECT_MS);
+        let was = self.change(slot, epoch, |word| match word & STATE {
+            // In one step: nobody sees it drain without that moment.
+            OWNED if by_kernel => with_not_before(with_state(word, DRAINING), Protocol::Tcp, until()),
+            _ => with_state(word, DRAINING),
+        });
+        if by_kernel && was == Some(OWNED) {
+            // Once more, for who was given it between the look at the clock and the step.
+            self.set_not_before(slot, Protocol::Tcp, until());
         }
     }
 
@@ -140,28 +159,50 @@ impl<M: Memory> Table<M> {
         if after_death && self.state_word(slot).load(SeqCst) & STATE == DRAINING {
             self.rest_after_death(slot, now);
         }
-        // Looked at after the granule is known: see above.
-        self.epoch() == epoch && self.change(slot, OWNED, epoch) == Some(DRAINING)
+        self.change(slot, epoch, |word| with_state(word, OWNED)) == Some(DRAINING)
     }
 
-    /// The state of `epoch`, unless a later one has been told. The state before.
-    fn change(&self, slot: GranuleSlot, state: u64, epoch: u64) -> Option<u64> {
-        let stamp = stamp(epoch, STAMP_BITS) << STAMP_SHIFT;
-        let changed = self.state_word(slot).fetch_update(SeqCst, SeqCst, |word| {
-            let is_newer = is_at_least(epoch, (word & STAMP) >> STAMP_SHIFT, STAMP_BITS);
-            is_newer.then_some(word & !(STATE | STAMP) | state | stamp)
-        });
-        changed.ok().map(|word| word & STATE)
+    /// What `next` makes of the state word, unless a later epoch has been told: see above. The state before.
+    fn change(&self, slot: GranuleSlot, epoch: u64, next: impl Fn(u64) -> u64) -> Option<u64> {
+        let state = self.state_word(slot);
+        loop {
+            let word = state.load(SeqCst);
+            if self.epoch() != epoch {
+                return None;
+            }
+            if state.compare_exchange(word, next(word), SeqCst, SeqCst).is_ok() {
+                return Some(word & STATE);
+            }
+        }
     }
 }
 
-/// What stands for an epoch in so many bits; never 0, which stands for none.
-pub(super) const fn stamp(epoch: u64, bits: u32) -> u64 {
-    epoch % ((1 << bits) - 1) + 1
-}
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
 
-/// Is `epoch` the one of this stamp, or a later one? Right as long as they are less than half of the stamps apart.
-pub(super) const fn is_at_least(epoch: u64, stamped: u64, bits: u32) -> bool {
-    let stamps = (1 << bits) - 1;
-    stamped == 0 || (epoch % stamps + stamps - (stamped - 1)) % stamps <= stamps / 2
+    use super::super::{Config, PoolKey, Worker};
+    use super::*;
+    use crate::net::Origin;
+
+    /// Who applies an epoch was stopped after he had read his clock.
+    #[test]
+    fn a_range_that_was_leased_just_before_its_granule_drains_is_busy_until_it_cannot_be_completed() {
+        let seconds = |seconds: u64| Time::from_millis(seconds * 1_000);
+        let config =
+            Config { granule_ports: 4, granules: 1, origins: 4, pages: 2, workers: 2, ..Config::default() };
+        let table = Arc::new(Table::new(config, [7; 32]).unwrap());
+        let (ip, range) = ("192.0.2.1".parse().unwrap(), PortRange::new(5_000, 5_003).unwrap());
+        let (state, method) = (GranuleState::Owned, Method::KernelRange);
+        let share = Share { state, ip, range, method, withheld: Vec::new(), after_death: false };
+        let slots = table.apply(1, &[share], seconds(1)).unwrap();
+        let pool = table.pool(PoolKey(1), slots.clone()).unwrap();
+        let mut worker = Worker::attach(Arc::clone(&table), [1; 32]).unwrap();
+        let origin = Origin::new(Protocol::Tcp, ([203, 0, 113, 7], 443).into()).unwrap();
+        let leased = worker.acquire_range(&pool, &origin, seconds(31)).unwrap();
+        table.words()[EPOCH].store(2, SeqCst);
+        table.drain(slots[0], 2, seconds(1));
+        assert_eq!(table.busy_ports(ip, range, seconds(90)).len(), 4, "a connect may be under way");
+        worker.complete(&leased, 5_000, seconds(90)).map(drop).unwrap();
+    }
 }

@@ -1,14 +1,14 @@
 //! Ports of a granule that its owner must not grant, because they are still open at the owner before (holdouts).
 //!
-//! One bit a port, in words of 48 bits whose upper 16 say of which epoch they are: a process that was stopped with an older
-//! list does not put it in the place of a newer one.
+//! One bit a port, in words of 48 bits whose upper 16 count how often they were written: a process that was stopped with an
+//! older list does not put it in the place of a newer one, for the same reason as with a granule's state.
 
 use crate::sync::Ordering::SeqCst;
 
+use super::Memory;
 use super::map::{GRANULE_WITHHELD, WITHHELD_PORTS};
 use super::pool::GranuleSlot;
 use super::table::Table;
-use super::{Memory, share};
 
 /// Ports in one word.
 const PORTS: u32 = 48;
@@ -39,10 +39,16 @@ impl<M: Memory> Table<M> {
         for (number, word) in (0..).zip(words) {
             let of = |offset: &&u32| **offset / PORTS == number;
             let bits = offsets.iter().filter(of).fold(0, |bits, offset| bits | 1 << (offset % PORTS));
-            let _ = word.fetch_update(SeqCst, SeqCst, |old| {
-                let is_newer = share::is_at_least(epoch, old >> PORTS, u64::BITS - PORTS);
-                is_newer.then_some(bits | share::stamp(epoch, u64::BITS - PORTS) << PORTS)
-            });
+            loop {
+                let seen = word.load(SeqCst);
+                if self.epoch() != epoch {
+                    return;
+                }
+                let next = (seen >> PORTS).wrapping_add(1) << PORTS | bits;
+                if word.compare_exchange(seen, next, SeqCst, SeqCst).is_ok() {
+                    break;
+                }
+            }
         }
         // The flag stays when the last port goes: it costs a look at a word, and taking it away at the wrong moment a wrong
         // grant.

@@ -19,7 +19,7 @@ use super::share::CONNECT_MS;
 use super::slot::Slot;
 use super::table::Table;
 use super::target::Target;
-use super::{AcquireError, Closed, Heap, Lease, Memory, Rejected, Tuple};
+use super::{AcquireError, Closed, GranuleSlot, Heap, Lease, Memory, Rejected, Tuple};
 
 /// A thread or process that acquires. Not shared: each has its own.
 ///
@@ -42,8 +42,11 @@ pub struct RangeLease {
     range: PortRange,
     origin: Origin,
     pool: Pool,
+    granule: GranuleSlot,
     /// Later it cannot be completed: the granule may be another machine's by then.
     until: Time,
+    /// The machine's tenure when the range was leased.
+    tenure: Time,
 }
 
 impl RangeLease {
@@ -83,8 +86,9 @@ pub enum CompleteError {
         /// The range that was leased.
         range: PortRange,
     },
-    /// The connect took longer than a granule waits for before it may be another machine's.
-    #[error("the connect took longer than a minute: close the socket")]
+    /// The connect took longer than a granule waits for before it may be another machine's; or the machine's tenure ended
+    /// meanwhile, and the granule does not grant (again).
+    #[error("the connect took longer than a minute, or than the machine's tenure: close the socket")]
     TooLate,
     /// No lease could be made of it.
     #[error(transparent)]
@@ -207,11 +211,14 @@ impl<M: Memory> Worker<M> {
         let now = table.clock(now);
         let record = table.origin_or_new(origin, now, self.slot())?;
         let mut target = Target::new(table, pool, sources, Some(origin), record, now);
+        // Before the source is chosen, which looks whether the tenure still lasts.
+        let tenure = table.tenure();
         let source = self.hand.choose_source(&mut target)?;
         let source = &sources.list()[source];
         let (source_ip, range, _) = table.granule(source.granule).ok_or(AcquireError::Corrupt)?;
+        let granule = source.granule;
         let until = now + Duration::from_millis(CONNECT_MS);
-        Ok(RangeLease { source_ip, range, origin: *origin, pool: pool.clone(), until })
+        Ok(RangeLease { source_ip, range, origin: *origin, pool: pool.clone(), granule, until, tenure })
     }
 
     /// Completes a lease of a range with the port that the kernel chose. The kernel's word counts: what was held here
@@ -228,7 +235,15 @@ impl<M: Memory> Worker<M> {
         if !range.range.contains(port) {
             return Err(CompleteError::Outside { port, range: range.range });
         }
-        if self.table.clock(now) >= range.until {
+        let at = self.table.clock(now);
+        // A dead machine's granules are others' before a minute is over. Where the granule is granted from again it was
+        // nobody else's meanwhile, or is not any more.
+        let grants = || {
+            let (table, protocol) = (&self.table, range.origin.protocol());
+            let is_known = table.granule(range.granule).is_some();
+            is_known && table.has_tenure(at) && table.grants(range.granule, protocol, at)
+        };
+        if at >= range.until || at >= range.tenure && !grants() {
             return Err(CompleteError::TooLate);
         }
         let source = SocketAddr::new(range.source_ip, port);

@@ -2,9 +2,10 @@ use core::net::Ipv4Addr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::draft::Draft;
+use super::draft::{Draft, HandedOver};
 use super::{Busy, Record, Reply, Report, RouterReport, Settings, retarget};
-use crate::epoch::{Departure, Epoch, Layout};
+use crate::epoch::layout::Parts;
+use crate::epoch::{Departure, Epoch, Holdout, Layout, NumberedMachine, Previous, Standing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{MachineId, RouterId};
 use crate::time::Time;
@@ -199,24 +200,29 @@ impl Controller {
             let drain = moving.draining_of(said.address, said.granule);
             let draining =
                 drain.filter(|d| since(d.since) && owner(said.address) == Some(index)).map(|d| d.since);
-            let of_granule = |port| layout.cut().granule_of(port) == Some(said.granule);
-            let behind = moving.holdouts().iter().find(|h| {
-                h.machine == index && h.address == said.address && of_granule(h.port) && since(h.since)
-            });
-            if let Some(since) = draining.or(behind.map(|h| h.since)) {
+            let behind = || {
+                let range = layout.cut().range(said.granule)?;
+                let holdouts = moving.holdouts_in(said.address, range.lo(), range.hi());
+                holdouts.iter().find(|h| h.machine == index && since(h.since)).map(|h| h.since)
+            };
+            if let Some(since) = draining.or_else(behind) {
                 let place = (said.address, said.granule, since);
                 match self.busy.entry(place) {
                     // What is open there only gets less: of two reports, whichever came first, both are right.
                     std::collections::btree_map::Entry::Occupied(mut known) => {
-                        known.get_mut().retain(|port| said.ports.contains(port));
+                        let said: BTreeSet<u16> = said.ports.iter().copied().collect();
+                        known.get_mut().retain(|port| said.contains(port));
                     }
                     std::collections::btree_map::Entry::Vacant(new) => {
-                        new.insert(said.ports.clone());
+                        // In order and each once, whatever was sent.
+                        let said: BTreeSet<u16> = said.ports.iter().copied().collect();
+                        new.insert(said.into_iter().collect());
                     }
                 }
             }
         }
-        if report.is_idle && report.epoch == Some(layout.epoch()) {
+        let leaves = layout.machines()[index.get()].standing == Standing::Leaving;
+        if report.is_idle && leaves && report.epoch == Some(layout.epoch()) {
             self.idle.insert(report.machine.clone());
         } else {
             self.idle.remove(&report.machine);
@@ -225,38 +231,32 @@ impl Controller {
 
     /// Does what has become possible.
     fn advance(&mut self, now: Time) -> Result<()> {
-        let layout = &self.record.layout;
+        let layout = Arc::clone(&self.record.layout);
         let next = layout.epoch().get().checked_add(1);
         let next = next.ok_or_else(|| Error::input(format!("no epoch comes after {}", layout.epoch())))?;
-        self.commit(Draft::of(layout, Epoch::new(next)), now)
+        let next = Epoch::new(next);
+        // Most reports change nothing, and a large layout takes long to copy.
+        if self.is_anything_possible(layout.as_parts(), next, now) {
+            self.commit(Draft::of(&layout, next), now)?;
+        }
+        Ok(())
+    }
+
+    /// Would a draft of that epoch change anything? It may say yes in vain, never no.
+    fn is_anything_possible(&self, parts: &Parts, epoch: Epoch, now: Time) -> bool {
+        let moving = &parts.handovers;
+        let mut is_closed = self.closed(parts.cut.granule().shift(), now);
+        !self.completed(parts, epoch, now).is_empty()
+            || moving.holdouts().iter().any(|holdout| is_closed(holdout, &parts.machines))
+            || moving.previous().iter().any(|previous| self.is_known_to_all(previous, now))
+            || parts.machines.iter().any(|m| m.standing == Standing::Leaving && self.is_gone(&m.id, now))
     }
 
     /// Does in a draft what has become possible, and puts it in force if anything has changed.
     fn commit(&mut self, mut draft: Draft, now: Time) -> Result<()> {
-        for drain in draft.parts().handovers.draining().to_vec() {
-            let Some(owner) = draft.owner(drain.address, drain.granule) else { continue };
-            let owner = draft.parts().machines[owner.get()].id.clone();
-            if self.died_at(&owner).is_some_and(|at| at <= now) {
-                draft.hand_over(&drain, &[], Departure::Died);
-                continue;
-            }
-            // One change of a granule at a time, or a router that is behind would send to the owner before the last.
-            if draft.parts().handovers.previous_of(drain.address, drain.granule).is_some() {
-                continue;
-            }
-            let place = (drain.address, drain.granule, drain.since);
-            #[cfg(test)]
-            if self.fault == Some(super::Fault::CompletesEarly) && draft.parts().epoch > drain.since {
-                draft.hand_over(&drain, &[], Departure::HandedOver);
-                continue;
-            }
-            let Some(busy) = self.busy.get(&place) else { continue };
-            let is_late =
-                self.first_seen.get(&place).is_some_and(|seen| seen.at + self.settings.drain <= now);
-            if busy.is_empty() || is_late {
-                draft.hand_over(&drain, busy, Departure::HandedOver);
-            }
-        }
+        // All is decided before anything moves: lists are searched while they are in order.
+        let completed = self.completed(draft.parts(), draft.parts().epoch, now);
+        draft.hand_over(&completed);
         self.forget(&mut draft, now);
         if let Some(layout) = draft.finish()? {
             self.record.layout = Arc::new(layout);
@@ -266,37 +266,87 @@ impl Controller {
             for machine in layout.machines() {
                 self.record.renewals.entry(machine.id.clone()).or_insert(self.record.version);
             }
+            self.observe(now, true);
         }
-        self.observe(now, true);
         Ok(())
+    }
+
+    /// The drains that can complete in the layout of `epoch`.
+    fn completed(&self, parts: &Parts, epoch: Epoch, now: Time) -> Vec<HandedOver<'_>> {
+        let mut completed = Vec::new();
+        for &drain in parts.handovers.draining() {
+            let Some(owner) = parts.owner(drain.address, drain.granule) else { continue };
+            let mut complete = |busy, departure| completed.push(HandedOver { drain, busy, departure });
+            if self.died_at(&parts.machines[owner.get()].id).is_some_and(|at| at <= now) {
+                complete(&[], Departure::Died);
+                continue;
+            }
+            // One change of a granule at a time, or a router that is behind would send to the owner before the last.
+            if parts.handovers.previous_of(drain.address, drain.granule).is_some() {
+                continue;
+            }
+            let place = (drain.address, drain.granule, drain.since);
+            #[cfg(test)]
+            if self.fault == Some(super::Fault::CompletesEarly) && epoch > drain.since {
+                complete(&[], Departure::HandedOver);
+                continue;
+            }
+            #[cfg(not(test))]
+            let _ = epoch;
+            let Some(busy) = self.busy.get(&place) else { continue };
+            let is_late =
+                self.first_seen.get(&place).is_some_and(|seen| seen.at + self.settings.drain <= now);
+            if busy.is_empty() || is_late {
+                complete(busy, Departure::HandedOver);
+            }
+        }
+        completed
     }
 
     /// Takes what is over out of a draft.
     fn forget(&self, draft: &mut Draft, now: Time) {
         let shift = draft.parts().cut.granule().shift();
-        let machines: Vec<MachineId> = draft.parts().machines.iter().map(|m| m.id.clone()).collect();
-        draft.forget_holdouts(|holdout| {
+        draft.forget_holdouts(self.closed(shift, now));
+        draft.forget_previous(|previous| self.is_known_to_all(previous, now));
+        draft.forget_machines(|id| self.is_gone(id, now));
+    }
+
+    /// Is a port closed at last?
+    fn closed(&self, shift: u32, now: Time) -> impl FnMut(&Holdout, &[NumberedMachine]) -> bool {
+        // Ports of one granule are neighbours, and stayed behind at one machine.
+        let mut last = None;
+        move |holdout, machines| {
             let said = self.busy.get(&(holdout.address, holdout.port >> shift, holdout.since));
-            let has_closed = said.is_some_and(|ports| !ports.contains(&holdout.port));
-            // What a dead machine had open may be UDP.
-            let died = self.died_at(&machines[holdout.machine.get()]);
-            has_closed || died.is_some_and(|at| at + self.settings.udp_rest <= now)
-        });
-        draft.forget_previous(|previous| {
-            let place = (previous.address, previous.granule, previous.since);
-            let Some(Seen { at: first_seen, .. }) = self.first_seen.get(&place) else { return false };
-            let knows = |router| self.routers.get(router).is_some_and(|epoch| *epoch >= previous.since);
-            let all_know = self.settings.routers.iter().all(knows);
-            let rest = match previous.departure {
-                Departure::HandedOver => Time::ZERO,
-                // Its new owner must hear of the death before that is forgotten, or until it does not matter any more.
-                Departure::Died => *first_seen + self.settings.udp_rest,
+            let has_closed = said.is_some_and(|ports| ports.binary_search(&holdout.port).is_err());
+            let died = match last {
+                Some((machine, died)) if machine == holdout.machine => died,
+                _ => self.died_at(&machines[holdout.machine.get()].id),
             };
-            rest <= now && (all_know || *first_seen + self.settings.routers_patience <= now)
-        });
+            last = Some((holdout.machine, died));
+            // What a dead machine had open may be UDP.
+            has_closed || died.is_some_and(|at| at + self.settings.udp_rest <= now)
+        }
+    }
+
+    /// Does no router steer by an owner before any more?
+    fn is_known_to_all(&self, previous: &Previous, now: Time) -> bool {
+        let place = (previous.address, previous.granule, previous.since);
+        let Some(Seen { at: first_seen, .. }) = self.first_seen.get(&place) else { return false };
+        let knows = |router| self.routers.get(router).is_some_and(|epoch| *epoch >= previous.since);
+        let all_know = self.settings.routers.iter().all(knows);
+        let rest = match previous.departure {
+            Departure::HandedOver => Time::ZERO,
+            // Its new owner must hear of the death before that is forgotten, or until it does not matter any more.
+            Departure::Died => *first_seen + self.settings.udp_rest,
+        };
+        rest <= now && (all_know || *first_seen + self.settings.routers_patience <= now)
+    }
+
+    /// Has a leaving machine gone?
+    fn is_gone(&self, id: &MachineId, now: Time) -> bool {
         // The next machine of that number has its IPv6 addresses: late answers for a dead one must have ended.
         let rested = |at: Time| at + self.settings.udp_rest <= now;
-        draft.forget_machines(|id| self.idle.contains(id) || self.died_at(id).is_some_and(rested));
+        self.idle.contains(id) || self.died_at(id).is_some_and(rested)
     }
 
     /// When the tenure of a machine is over on every clock.
@@ -320,9 +370,7 @@ impl Controller {
         self.renewals.retain(|id, _| layout.machine_index(id).is_some());
         self.idle.retain(|id| {
             let index = layout.machine_index(id);
-            index.is_some_and(|index| {
-                layout.machines()[index.get()].standing == crate::epoch::Standing::Leaving
-            })
+            index.is_some_and(|index| layout.machines()[index.get()].standing == Standing::Leaving)
         });
         let moving = layout.handovers();
         let shift = layout.cut().granule().shift();

@@ -2,12 +2,21 @@
 //! the whole draft has passed the checks of a layout.
 
 use core::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::epoch::layout::Parts;
 use crate::epoch::{
-    DataCenterIndex, Departure, Draining, Epoch, Holdout, Layout, MachineIndex, Previous, Standing,
+    DataCenterIndex, Departure, Draining, Epoch, Handovers, Holdout, Layout, MachineIndex, NumberedMachine,
+    Previous, Standing,
 };
 use crate::error::{Error, ErrorKind, Result};
+
+/// A granule that its owner has handed over, or that a dead one had; the ports in `busy` stay behind.
+pub(super) struct HandedOver<'a> {
+    pub(super) drain: Draining,
+    pub(super) busy: &'a [u16],
+    pub(super) departure: Departure,
+}
 
 /// A copy of the layout in force, to be changed.
 pub(super) struct Draft {
@@ -49,40 +58,45 @@ impl Draft {
         })
     }
 
-    /// The owner of a granule.
-    pub(super) fn owner(&self, address: Ipv4Addr, granule: u16) -> Option<MachineIndex> {
-        let at = self.parts.rows.binary_search_by_key(&address, |row| row.address).ok()?;
-        self.parts.rows[at].owners[usize::from(granule)]
-    }
-
-    /// The granule of `drain` goes to where it drains to. Its ports in `busy` stay behind.
-    pub(super) fn hand_over(&mut self, drain: &Draining, busy: &[u16], departure: Departure) {
-        let Draining { address, granule, to, since } = *drain;
+    /// These granules go to where they drain to, all at once: thousands may, and lists are not walked for each of them.
+    pub(super) fn hand_over(&mut self, gone: &[HandedOver]) {
         let epoch = self.parts.epoch;
-        let Ok(at) = self.parts.rows.binary_search_by_key(&address, |row| row.address) else { return };
-        let owner = &mut self.parts.rows[at].owners[usize::from(granule)];
-        let Some(from) = core::mem::replace(owner, to) else { return };
-        self.changed = true;
         let shift = self.parts.cut.granule().shift();
-        let moving = &mut self.parts.handovers;
-        let here = |place: (Ipv4Addr, u16)| place == (address, granule);
-        moving.draining.retain(|d| !here((d.address, d.granule)));
-        // What the new owner left there before is his own again.
-        moving.holdouts.retain(|h| !here((h.address, h.port >> shift)) || Some(h.machine) != to);
-        for &port in busy {
-            if !moving.holdouts.iter().any(|h| (h.address, h.port) == (address, port)) {
-                moving.holdouts.push(Holdout { address, port, machine: from, since });
-            }
+        // By address and granule: whom each has gone to.
+        let mut new_owners = BTreeMap::new();
+        let mut previous = Vec::new();
+        let mut behind = Vec::new();
+        for HandedOver { drain, busy, departure } in gone {
+            let Draining { address, granule, to, since } = *drain;
+            let Ok(at) = self.parts.rows.binary_search_by_key(&address, |row| row.address) else { continue };
+            let owner = &mut self.parts.rows[at].owners[usize::from(granule)];
+            let Some(machine) = core::mem::replace(owner, to) else { continue };
+            new_owners.insert((address, granule), to);
+            previous.push(Previous { address, granule, machine, departure: *departure, since: epoch });
+            behind.extend(busy.iter().map(|&port| Holdout { address, port, machine, since }));
         }
-        moving.previous.retain(|p| !here((p.address, p.granule)));
-        moving.previous.push(Previous { address, granule, machine: from, departure, since: epoch });
+        if new_owners.is_empty() {
+            return;
+        }
+        self.changed = true;
+        let moving = &mut self.parts.handovers;
+        moving.draining.retain(|d| !new_owners.contains_key(&(d.address, d.granule)));
+        // What the new owner left there before is his own again.
+        moving.holdouts.retain(|h| {
+            new_owners.get(&(h.address, h.port >> shift)).is_none_or(|to| Some(h.machine) != *to)
+        });
+        let known: BTreeSet<_> = moving.holdouts.iter().map(|h| (h.address, h.port)).collect();
+        moving.holdouts.extend(behind.into_iter().filter(|h| !known.contains(&(h.address, h.port))));
+        moving.previous.retain(|p| !new_owners.contains_key(&(p.address, p.granule)));
+        moving.previous.extend(previous);
     }
 
     /// Ports that are closed at last.
-    pub(super) fn forget_holdouts(&mut self, is_over: impl Fn(&Holdout) -> bool) {
-        let before = self.parts.handovers.holdouts.len();
-        self.parts.handovers.holdouts.retain(|holdout| !is_over(holdout));
-        self.changed |= self.parts.handovers.holdouts.len() != before;
+    pub(super) fn forget_holdouts(&mut self, mut is_over: impl FnMut(&Holdout, &[NumberedMachine]) -> bool) {
+        let Parts { handovers: Handovers { holdouts, .. }, machines, .. } = &mut self.parts;
+        let before = holdouts.len();
+        holdouts.retain(|holdout| !is_over(holdout, machines));
+        self.changed |= holdouts.len() != before;
     }
 
     /// Owners that no router steers by any more.
@@ -95,7 +109,7 @@ impl Draft {
     /// Takes out leaving machines of which nothing is named any more and that are gone, and data centers that are empty
     /// then.
     pub(super) fn forget_machines(&mut self, is_gone: impl Fn(&crate::id::MachineId) -> bool) {
-        let leaving = |m: &crate::epoch::NumberedMachine| m.standing == Standing::Leaving && is_gone(&m.id);
+        let leaving = |m: &NumberedMachine| m.standing == Standing::Leaving && is_gone(&m.id);
         if !self.parts.machines.iter().any(leaving) {
             return;
         }

@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use super::{Agent, Busy, Controller, Record, Report, RouterReport, Settings};
 use crate::epoch::testing::World;
-use crate::epoch::{Departure, Epoch, Layout, Standing};
+use crate::epoch::{Departure, Draining, Epoch, Layout, MachineIndex, Previous, Standing};
 use crate::error::ErrorKind;
 use crate::time::Time;
 
@@ -283,4 +283,35 @@ fn a_tenure_that_another_controller_gave_lasts_as_long_as_it_said() {
     let second = Controller::new(short, record, seconds(1));
     let died = |now| second.dead(now).any(|id| id.as_str() == "d0-m0");
     assert!(!died(seconds(61)) && died(seconds(61) + margin));
+}
+
+/// Of two granules whose owner has nothing open any more, one had another owner just before.
+#[test]
+fn a_granule_waits_for_the_routers_also_if_another_one_is_handed_over_at_the_same_moment() {
+    let world = fleet().hold("192.0.2.2/32", &[0, 1]);
+    let mut parts = world.build(1).unwrap().parts();
+    let second = Ipv4Addr::new(192, 0, 2, 2);
+    let at = |machine| MachineIndex::new(machine).unwrap();
+    let mut drains = Vec::new();
+    for (row, address) in parts.rows.iter().zip([ADDRESS, second]) {
+        let granule = row.owners.iter().position(|owner| *owner == Some(at(0))).unwrap();
+        drains.push(Draining { address, granule: granule as u16, to: Some(at(1)), since: Epoch::new(1) });
+    }
+    let Draining { address, granule, since, .. } = drains[1];
+    let previous = Previous { address, granule, machine: at(2), departure: Departure::HandedOver, since };
+    parts.handovers.draining = drains.clone();
+    parts.handovers.previous = vec![previous];
+    let settings = Settings { routers: ["r1".parse().unwrap()].into(), ..Settings::default() };
+    let record = Record::new(Layout::try_from(parts).unwrap());
+    let mut controller = Controller::new(settings, record, Time::ZERO);
+    let mut agent = Agent::new("d0-m0".parse().unwrap(), 1);
+    exchange(&mut controller, &mut agent, Time::ZERO, false);
+    exchange(&mut controller, &mut agent, seconds(1), false);
+    let layout = controller.record().layout().clone();
+    assert_eq!(layout.handovers().draining(), &drains[1..]);
+    assert_eq!(layout.row(ADDRESS).unwrap().owners()[usize::from(drains[0].granule)], Some(at(1)));
+    let report = RouterReport { router: "r1".parse().unwrap(), epoch: layout.epoch() };
+    controller.router_report(&report, seconds(2)).unwrap();
+    controller.tick(seconds(2)).unwrap();
+    assert!(controller.record().layout().handovers().draining().is_empty());
 }
