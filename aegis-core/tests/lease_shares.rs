@@ -32,7 +32,7 @@ fn share(lo: u16) -> Share {
         range: range(lo),
         method: Method::Explicit,
         withheld: Vec::new(),
-        after_death: false,
+        after_death: None,
     }
 }
 
@@ -146,7 +146,7 @@ fn a_withheld_port_is_granted_to_nobody_until_it_is_not_withheld_any_more() {
 #[test]
 fn after_a_death_tcp_is_granted_at_once_and_udp_after_two_minutes_from_when_it_came() {
     let table = table();
-    let dead = Share { after_death: true, ..share(4_096) };
+    let dead = Share { after_death: Some(1), ..share(4_096) };
     let slots = table.apply(1, std::slice::from_ref(&dead), NOW).unwrap();
     let pool = table.pool(PoolKey(1), slots).unwrap();
     let mut worker = Worker::attach(table.clone(), [1; 32]).unwrap();
@@ -157,6 +157,12 @@ fn after_a_death_tcp_is_granted_at_once_and_udp_after_two_minutes_from_when_it_c
     table.apply(2, &[dead], after(60)).unwrap();
     assert_eq!(worker.acquire_to(&pool, &udp, after(119)), Err(AcquireError::NoShare));
     assert!(worker.acquire_to(&pool, &udp, after(121)).is_ok());
+    // It was another's for a while, who died, and this machine has never heard of that epoch: it rests all the same.
+    let dead = Share { after_death: Some(7), ..share(4_096) };
+    table.apply(9, std::slice::from_ref(&dead), after(200)).unwrap();
+    assert_eq!(worker.acquire_to(&pool, &udp, after(319)), Err(AcquireError::NoShare));
+    table.apply(10, &[dead], after(310)).unwrap();
+    assert!(worker.acquire_to(&pool, &udp, after(321)).is_ok());
 }
 
 #[test]

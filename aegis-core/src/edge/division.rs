@@ -133,7 +133,7 @@ impl PoolDivision {
 /// What the layout says about a part.
 fn share(part: &Part, state: GranuleState, layout: &Layout, bundle: &Bundle) -> Share {
     let &Part { ip, range, method, .. } = part;
-    let mut share = Share { state, ip, range, method, withheld: Vec::new(), after_death: false };
+    let mut share = Share { state, ip, range, method, withheld: Vec::new(), after_death: None };
     if let IpAddr::V4(address) = ip {
         let me = layout.machine_index(bundle.machine());
         let moving = layout.handovers();
@@ -141,7 +141,8 @@ fn share(part: &Part, state: GranuleState, layout: &Layout, bundle: &Bundle) -> 
         share.withheld = behind.filter(|h| Some(h.machine) != me).map(|h| h.port).collect();
         let granule = layout.cut().granule_of(range.lo());
         let previous = granule.and_then(|granule| moving.previous_of(address, granule));
-        share.after_death = previous.is_some_and(|previous| previous.departure == Departure::Died);
+        let died = previous.filter(|previous| previous.departure == Departure::Died);
+        share.after_death = died.map(|previous| previous.since.get());
     }
     share
 }

@@ -37,8 +37,8 @@ pub struct Share {
     pub method: Method,
     /// Those among them that are still open at the owner before.
     pub withheld: Vec<u16>,
-    /// The owner before is dead: nobody knows what he had open.
-    pub after_death: bool,
+    /// The owner before is dead, and nobody knows what he had open: the epoch since which it is not his any more.
+    pub after_death: Option<u64>,
 }
 
 impl<M: Memory> Table<M> {
@@ -76,7 +76,7 @@ impl<M: Memory> Table<M> {
             let waits = share.method == Method::KernelRange && !offsets.is_empty();
             if share.state == GranuleState::Draining || waits {
                 self.drain(slot, epoch, now);
-            } else if self.own(slot, epoch, share.after_death, now) {
+            } else if self.own(slot, epoch, share.after_death.is_some_and(|since| latest < since), now) {
                 ours.push(slot);
             }
         }
@@ -155,8 +155,8 @@ impl<M: Memory> Table<M> {
     }
 
     /// It is ours. True if it was not before.
-    fn own(&self, slot: GranuleSlot, epoch: u64, after_death: bool, now: Time) -> bool {
-        if after_death && self.state_word(slot).load(SeqCst) & STATE == DRAINING {
+    fn own(&self, slot: GranuleSlot, epoch: u64, somebody_died: bool, now: Time) -> bool {
+        if somebody_died {
             self.rest_after_death(slot, now);
         }
         self.change(slot, epoch, |word| with_state(word, OWNED)) == Some(DRAINING)
@@ -194,7 +194,7 @@ mod tests {
         let table = Arc::new(Table::new(config, [7; 32]).unwrap());
         let (ip, range) = ("192.0.2.1".parse().unwrap(), PortRange::new(5_000, 5_003).unwrap());
         let (state, method) = (GranuleState::Owned, Method::KernelRange);
-        let share = Share { state, ip, range, method, withheld: Vec::new(), after_death: false };
+        let share = Share { state, ip, range, method, withheld: Vec::new(), after_death: None };
         let slots = table.apply(1, &[share], seconds(1)).unwrap();
         let pool = table.pool(PoolKey(1), slots.clone()).unwrap();
         let mut worker = Worker::attach(Arc::clone(&table), [1; 32]).unwrap();
