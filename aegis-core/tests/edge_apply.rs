@@ -68,8 +68,12 @@ impl Fleet {
     fn talk(&mut self) {
         for (agent, edge) in self.agents.iter_mut().zip(&self.edges) {
             let is_idle = edge.is_idle(self.now);
-            let report =
-                agent.report(self.now, is_idle, |ip, ports| edge.busy_ports(ip.into(), ports, self.now));
+            let mut busy = edge.busy_ports_of(&agent.asks(), self.now).into_iter();
+            let report = agent.report(self.now, is_idle, |ip, ports| {
+                let busy = busy.next().expect("an answer to each that is asked for");
+                assert_eq!(busy, edge.busy_ports(ip.into(), ports, self.now));
+                busy
+            });
             let reply = self.controller.report(&report, self.now).unwrap();
             if let Some(layout) = agent.receive(&reply) {
                 if layout.epoch() > edge.epoch() {

@@ -178,6 +178,12 @@ impl<M: Memory> Edge<M> {
         self.leases.busy_ports(ip, range, now)
     }
 
+    /// [`busy_ports`](Self::busy_ports) of many ranges at once, in their order: what
+    /// [`Agent::asks`](crate::epoch::control::Agent::asks) for.
+    pub fn busy_ports_of(&self, ranges: &[(IpAddr, PortRange)], now: Time) -> Vec<Vec<u16>> {
+        self.leases.busy_ports_of(ranges, now)
+    }
+
     /// Is nothing live or held on this machine?
     pub fn is_idle(&self, now: Time) -> bool {
         self.leases.is_idle(now)

@@ -5,7 +5,7 @@
 //! that may still be granted is taken already, and is seen here, also before it has a tag.
 
 use core::net::IpAddr;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::net::{PortRange, Protocol};
 use crate::sync::Ordering::SeqCst;
@@ -25,32 +25,37 @@ impl<M: Memory> Table<M> {
     /// Where the kernel chooses the port ([`Method::KernelRange`]) a connect may be under way of which nothing is known
     /// yet: all ports of such a granule count for a minute after it began to drain.
     pub fn busy_ports(&self, ip: IpAddr, range: PortRange, now: Time) -> Vec<u16> {
+        self.busy_ports_of(&[(ip, range)], now).pop().expect("an answer to each")
+    }
+
+    /// [`busy_ports`](Self::busy_ports) of many ranges, in their order, in one walk through the table.
+    pub fn busy_ports_of(&self, asked: &[(IpAddr, PortRange)], now: Time) -> Vec<Vec<u16>> {
         let now = self.clock(now);
-        let ip = crate::net::canonical_ip(ip);
-        let granules: Vec<_> = self
-            .granule_slots()
-            .filter_map(|slot| {
-                let (its, ports, method) = self.granule(slot)?;
-                (its == ip && ports.overlaps(range)).then_some((slot, ports, method))
-            })
-            .collect();
+        let asked: Vec<_> = asked.iter().map(|(ip, range)| (crate::net::canonical_ip(*ip), *range)).collect();
+        let mut granules = BTreeMap::new();
         let mut busy = BTreeSet::new();
-        for &(slot, ports, method) in &granules {
-            if method == Method::KernelRange && self.has_not_before(slot, Protocol::Tcp, now) {
-                busy.extend(ports.ports());
+        for slot in self.granule_slots() {
+            let Some((ip, ports, method)) = self.granule(slot) else { continue };
+            if asked.iter().any(|(other, range)| *other == ip && ports.overlaps(*range)) {
+                granules.insert(slot, (ip, ports.lo()));
+                if method == Method::KernelRange && self.has_not_before(slot, Protocol::Tcp, now) {
+                    busy.extend(ports.ports().map(|port| (ip, port)));
+                }
             }
         }
-        let ports_of = |slot| granules.iter().find(|(other, ..)| *other == slot).map(|(_, ports, _)| *ports);
         self.each_busy(
             now,
-            |slot| ports_of(slot).is_some(),
+            |slot| granules.contains_key(&slot),
             |slot, offset| {
-                if let Some(ports) = ports_of(slot) {
-                    busy.extend(u16::try_from(u32::from(ports.lo()) + offset));
+                if let Some((ip, lo)) = granules.get(&slot) {
+                    busy.extend(u16::try_from(u32::from(*lo) + offset).map(|port| (*ip, port)));
                 }
             },
         );
-        busy.into_iter().filter(|port| range.contains(*port)).collect()
+        let inside = |(ip, range): &(IpAddr, PortRange)| {
+            busy.range((*ip, range.lo())..=(*ip, range.hi())).map(|(_, port)| *port).collect()
+        };
+        asked.iter().map(inside).collect()
     }
 
     /// Is nothing live or held, on any address?

@@ -92,6 +92,14 @@ impl Agent {
         now < self.until && self.layout.as_ref().is_some_and(|layout| layout.grants(&self.machine, ip, port))
     }
 
+    /// The granules that [`report`](Self::report) will ask for, in its order: where there are many, look at all of them
+    /// at once before.
+    pub fn asks(&self) -> Vec<(IpAddr, PortRange)> {
+        let Some(layout) = &self.layout else { return Vec::new() };
+        let range = |(address, granule, _)| Some((IpAddr::V4(address), layout.cut().range(granule)?));
+        asked(layout, &self.machine).into_iter().filter_map(range).collect()
+    }
+
     /// What to send now. `busy` says which ports of an address are live or held on the machine; it is asked only for
     /// granules where nothing new is granted, and only after the layout that says so was applied. `is_idle`: nothing at
     /// all is open.
