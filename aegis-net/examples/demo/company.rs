@@ -24,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// The controller looks at the time so often.
 const PULSE: Duration = Duration::from_millis(20);
 /// A machine may grant for so long after a report. With the margin it is what a dead machine's ports wait for.
-const TENURE: Duration = Duration::from_millis(600);
+const TENURE: Duration = Duration::from_millis(900);
 const MARGIN: Duration = Duration::from_millis(100);
 /// What is still open after this long stays behind.
 pub(crate) const DRAIN: Duration = Duration::from_secs(1);
