@@ -277,12 +277,16 @@ impl Controller {
         for &drain in parts.handovers.draining() {
             let Some(owner) = parts.owner(drain.address, drain.granule) else { continue };
             let mut complete = |busy, departure| completed.push(HandedOver { drain, busy, departure });
+            let previous = parts.handovers.previous_of(drain.address, drain.granule);
             if self.died_at(&parts.machines[owner.get()].id).is_some_and(|at| at <= now) {
-                complete(&[], Departure::Died);
+                // A rest after another death does not matter, but routers do: see below.
+                if previous.is_none_or(|previous| self.routers_know(previous, now)) {
+                    complete(&[], Departure::Died);
+                }
                 continue;
             }
             // One change of a granule at a time, or a router that is behind would send to the owner before the last.
-            if parts.handovers.previous_of(drain.address, drain.granule).is_some() {
+            if previous.is_some() {
                 continue;
             }
             let place = (drain.address, drain.granule, drain.since);
@@ -330,16 +334,26 @@ impl Controller {
 
     /// Does no router steer by an owner before any more?
     fn is_known_to_all(&self, previous: &Previous, now: Time) -> bool {
-        let place = (previous.address, previous.granule, previous.since);
-        let Some(Seen { at: first_seen, .. }) = self.first_seen.get(&place) else { return false };
-        let knows = |router| self.routers.get(router).is_some_and(|epoch| *epoch >= previous.since);
-        let all_know = self.settings.routers.iter().all(knows);
+        let Some(first_seen) = self.first_seen_of(previous) else { return false };
         let rest = match previous.departure {
             Departure::HandedOver => Time::ZERO,
             // Its new owner must hear of the death before that is forgotten, or until it does not matter any more.
-            Departure::Died => *first_seen + self.settings.udp_rest,
+            Departure::Died => first_seen + self.settings.udp_rest,
         };
-        rest <= now && (all_know || *first_seen + self.settings.routers_patience <= now)
+        rest <= now && self.routers_know(previous, now)
+    }
+
+    /// Do all routers know that an owner went, or was that waited for long enough?
+    fn routers_know(&self, previous: &Previous, now: Time) -> bool {
+        let knows = |router| self.routers.get(router).is_some_and(|epoch| *epoch >= previous.since);
+        let waited = |seen: Time| seen + self.settings.routers_patience <= now;
+        self.settings.routers.iter().all(knows) || self.first_seen_of(previous).is_some_and(waited)
+    }
+
+    /// When this controller first saw that an owner had gone.
+    fn first_seen_of(&self, previous: &Previous) -> Option<Time> {
+        let place = (previous.address, previous.granule, previous.since);
+        self.first_seen.get(&place).map(|seen| seen.at)
     }
 
     /// Has a leaving machine gone?
