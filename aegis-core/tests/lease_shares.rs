@@ -165,6 +165,20 @@ fn after_a_death_tcp_is_granted_at_once_and_udp_after_two_minutes_from_when_it_c
     assert!(worker.acquire_to(&pool, &udp, after(321)).is_ok());
 }
 
+/// The epoch of the death was told, and nothing came of it yet: somebody was killed, or the granule was not active.
+#[test]
+fn a_granule_rests_after_a_death_whenever_it_becomes_ours() {
+    let table = table();
+    table.apply(1, &[Share { after_death: Some(1), ..draining(4_096) }], NOW).unwrap();
+    let dead = Share { after_death: Some(1), ..share(4_096) };
+    let slots = table.apply(2, std::slice::from_ref(&dead), after(10)).unwrap();
+    let pool = table.pool(PoolKey(1), slots).unwrap();
+    let mut worker = Worker::attach(table.clone(), [1; 32]).unwrap();
+    let udp = origin(Protocol::Udp, 1);
+    assert_eq!(worker.acquire_to(&pool, &udp, after(129)), Err(AcquireError::NoShare));
+    assert!(worker.acquire_to(&pool, &udp, after(131)).is_ok());
+}
+
 #[test]
 fn a_machine_whose_tenure_is_over_grants_nothing_until_it_is_renewed() {
     let table = table();

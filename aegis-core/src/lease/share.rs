@@ -41,6 +41,20 @@ pub struct Share {
     pub after_death: Option<u64>,
 }
 
+/// Has the table heard already that the owner before has died?
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Death {
+    Known,
+    News,
+}
+
+impl Death {
+    /// `latest` is the last epoch that the table was told before.
+    fn of(share: &Share, latest: u64) -> Option<Self> {
+        share.after_death.map(|since| if latest < since { Self::News } else { Self::Known })
+    }
+}
+
 impl<M: Memory> Table<M> {
     /// From now on exactly these shares are granted from, if they do not drain: those of `epoch`. All other granules drain:
     /// once this returns nothing is granted from them, by nobody who is stopped halfway either.
@@ -76,7 +90,7 @@ impl<M: Memory> Table<M> {
             let waits = share.method == Method::KernelRange && !offsets.is_empty();
             if share.state == GranuleState::Draining || waits {
                 self.drain(slot, epoch, now);
-            } else if self.own(slot, epoch, share.after_death.is_some_and(|since| latest < since), now) {
+            } else if self.own(slot, epoch, Death::of(share, latest), now) {
                 ours.push(slot);
             }
         }
@@ -155,8 +169,12 @@ impl<M: Memory> Table<M> {
     }
 
     /// It is ours. True if it was not before.
-    fn own(&self, slot: GranuleSlot, epoch: u64, somebody_died: bool, now: Time) -> bool {
-        if somebody_died {
+    ///
+    /// After a death it rests if it was not owned, whyever that is: also if somebody was killed who had only told the epoch.
+    /// If it was owned, then only if the death is `news`: it was another's meanwhile.
+    fn own(&self, slot: GranuleSlot, epoch: u64, death: Option<Death>, now: Time) -> bool {
+        let is_owned = || self.state_word(slot).load(SeqCst) & STATE == OWNED;
+        if death.is_some_and(|death| death == Death::News || !is_owned()) {
             self.rest_after_death(slot, now);
         }
         self.change(slot, epoch, |word| with_state(word, OWNED)) == Some(DRAINING)
