@@ -168,7 +168,7 @@ impl<M: Memory> Edge<M> {
         Ok(Worker::new(lease::Worker::attach(Arc::clone(&self.leases), seed)?, self.state.clone()))
     }
 
-    /// Nothing is granted from `until` on, until that is set anew: the machine's tenure.
+    /// Nothing is granted from `until` on, until that is set anew: the machine's tenure. It never goes back.
     pub fn set_tenure(&self, until: Time) {
         self.leases.set_tenure(Some(until));
     }
@@ -188,6 +188,7 @@ impl<M: Memory> Edge<M> {
     pub fn is_idle(&self, now: Time) -> bool {
         self.leases.is_idle(now)
     }
+
     /// Gives a lease back, after its socket was closed; any thread may.
     ///
     /// # Errors

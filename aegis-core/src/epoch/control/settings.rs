@@ -17,7 +17,8 @@ pub struct Settings {
     pub udp_rest: Duration,
     /// The routers that must have a layout before the owners before it are forgotten.
     pub routers: BTreeSet<RouterId>,
-    /// How long to wait for them at most.
+    /// How long to wait for them at most. Until then a granule that has just moved does not move again, not even from a dead
+    /// owner: one router that never comes back holds up no more than that.
     pub routers_patience: Duration,
 }
 
