@@ -48,7 +48,8 @@ pub(super) fn sections(bytes: &[u8]) -> Check<Sections> {
             ));
         }
         next = last.next_multiple_of(8);
-        let padding = bytes.get(last as usize..next as usize);
+        // The checksum is no padding, even where it is zero.
+        let padding = bytes[..end].get(last as usize..next as usize);
         if padding.is_none_or(|zeros| zeros.iter().any(|byte| *byte != 0)) {
             return Err(format!("section {nth} is not followed by zeros"));
         }
