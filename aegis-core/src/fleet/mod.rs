@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Item, Refusal, Result, unique};
 use crate::id::{DataCenterId, MachineId};
 
+mod latency;
+
+pub use latency::{Latencies, Latency, Reach};
+
 /// A place on Earth in millionths of a degree (WGS 84), so that it compares and serialises exactly.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(try_from = "UncheckedCoordinates")]
