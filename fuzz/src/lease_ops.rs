@@ -74,7 +74,8 @@ impl World {
             granule_ports: 40,
             granules: 3,
             origins: 3,
-            pages: 12,
+            // One of each granule for each origin, and for what is parked of each protocol.
+            pages: 3 * (3 + 2),
             workers: 2,
             quarantine,
             park_port,
