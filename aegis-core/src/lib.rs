@@ -45,6 +45,7 @@
 //! | [`epoch`] | who owns which ports, in which epoch? |
 //! | [`lease`] | which source may this connection take? |
 //! | [`soft_unicast`] | whose packet is this? |
+//! | [`exit`] | where should it leave? |
 //! | [`usage`] | what was used? |
 //! | [`capacity`] | how full may it get? |
 //! | [`render`] | what must other systems be told? |
@@ -58,6 +59,7 @@ pub mod capacity;
 pub mod edge;
 pub mod epoch;
 pub mod error;
+pub mod exit;
 pub mod fleet;
 pub mod fleet_file;
 pub mod id;

@@ -11,6 +11,7 @@
 //! | `counting`, [`safety`], [`memory`], [`connect`] | the cost of counters; duplicates; resident memory; real connections |
 //! | `lookup` | owners of returning packets |
 //! | [`layouts`], [`apply`] | layouts of a large network; acquires while one is applied |
+//! | [`exits`] | where a request leaves |
 //! | [`count`] | fixed loops for counting instructions |
 #![deny(unsafe_code)]
 
@@ -20,6 +21,7 @@ mod contender;
 mod cores;
 pub mod count;
 mod counting;
+pub mod exits;
 mod kernel;
 pub mod layouts;
 mod lookup;

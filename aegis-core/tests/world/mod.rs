@@ -1,8 +1,8 @@
 //! The world that exits and plans are tried on: 330 data centers where airports really are (`testdata/world.csv`).
 //!
-//! Tests and benches take it by `#[path = "world/mod.rs"] pub mod world;`.
+//! Tests and benches take it by `#[path = "world/mod.rs"] mod world;`.
 
-#![allow(dead_code, reason = "each test takes a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test takes a part of it, at any depth")]
 
 use aegis_core::fleet::{Coordinates, DataCenter, Fleet, Machine, Partition};
 use aegis_core::id::DataCenterId;
@@ -10,6 +10,7 @@ use aegis_core::id::DataCenterId;
 /// A row of the file.
 #[derive(Clone, Debug)]
 pub struct Site {
+    /// Where it is.
     pub data_center: DataCenter,
     /// How much traffic enters here, relative to others: thousands of people who live nearest to it.
     pub weight: u32,

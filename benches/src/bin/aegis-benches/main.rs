@@ -6,6 +6,7 @@ mod arguments;
 mod children;
 mod connects;
 mod crowds;
+mod exits;
 mod lookups;
 mod pairs;
 mod table;
@@ -51,6 +52,7 @@ fn report(arguments: &Arguments) {
         connects::table(),
         children::layouts(),
         tails::while_applied(),
+        exits::table(),
     ];
     for table in tables.into_iter().chain(lookups::tables()) {
         table.print(&run, &arguments.only);
