@@ -47,7 +47,8 @@
 //! | [`soft_unicast`] | whose packet is this? |
 //! | [`exit`] | where should it leave? |
 //! | [`usage`] | what was used? |
-//! | [`capacity`] | how full may it get? |
+//! | [`capacity`] | how full is it, and who must know? |
+//! | [`reuse`] | is a new connection needed at all? |
 //! | [`render`] | what must other systems be told? |
 //! | [`bundle`] | what must one machine be told? |
 //! | [`edge`] | what does one machine hold? |
@@ -68,6 +69,7 @@ pub mod lease;
 pub mod limits;
 pub mod net;
 pub mod render;
+pub mod reuse;
 pub mod slices;
 pub mod snapshot;
 pub mod soft_unicast;

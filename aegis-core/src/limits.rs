@@ -20,6 +20,25 @@ pub const RECOMMENDED_CONNECTIONS: u32 = 40_000;
 /// [`RECOMMENDED_CONNECTIONS`].
 pub const PLANNING_FRACTION_PERCENT: u32 = 80;
 
+/// How long an alarm stays raised at least when nothing else is configured, in seconds.
+pub const DEFAULT_ALARM_HOLD_SECONDS: u32 = 300;
+
+/// Connections that one directory of open connections holds when nothing else is configured.
+pub const DEFAULT_OPEN_CONNECTIONS: usize = 1 << 20;
+
+/// HTTP origins whose requests a directory counts apart from the others when nothing else is configured.
+pub const DEFAULT_COUNTED_ORIGINS: usize = 1 << 16;
+
+/// Streams that an HTTP/2 or HTTP/3 server is taken to allow before it has said how many: the least that RFC 9113 s6.5.2
+/// and RFC 9114 s6.1 recommend.
+pub const STREAMS_BEFORE_SETTINGS: u32 = 100;
+
+/// Origins that one connection's server may list (RFC 8336 s4 asks for a bound).
+pub const MAX_ORIGIN_SET: usize = 1_024;
+
+/// Hosts that one connection's server may send away (421) before no others are tried with it.
+pub const MAX_MISDIRECTED_HOSTS: usize = 64;
+
 /// The longest IPv4 prefix that the Internet routes: a BYOIP block may not be longer.
 pub const LONGEST_ROUTED_V4: u8 = 24;
 

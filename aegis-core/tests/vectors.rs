@@ -1,10 +1,16 @@
 //! The shared vectors: numbers with an answer from outside, run alike by every language.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use aegis_core::capacity::{erlang_b, planned_ports};
 use aegis_core::limits::{DEFAULT_DATA_CENTERS_PER_ADDRESS, RECOMMENDED_CONNECTIONS};
-use aegis_core::net::PortRange;
+use aegis_core::net::{Origin, PortRange, Protocol};
+use aegis_core::reuse::{
+    Address, CertificateNames, Config, Decision, Directory, Fit, HttpOrigin, Opened, Request, Scheme, Tls,
+    Version,
+};
 use aegis_core::slices::{Cut, EqualParts, GranuleSize};
 use ipnet::Ipv6Net;
 use serde::Deserialize;
@@ -68,6 +74,7 @@ struct Capacity {
     v6_addresses: Vec<V6Addresses>,
     random_probing: Vec<RandomProbing>,
     erlang_b: Vec<ErlangB>,
+    erlang_b_digits: Vec<ErlangB>,
 }
 
 #[derive(Deserialize)]
@@ -118,6 +125,49 @@ struct ErlangB {
     offered_erlangs: f64,
     servers: u32,
     blocking: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reuse {
+    certificate: Vec<Certificate>,
+    decision: Vec<Decided>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Certificate {
+    source: String,
+    dns_names: Vec<String>,
+    ip_addresses: Vec<IpAddr>,
+    covers: Vec<String>,
+    refuses: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Decided {
+    source: String,
+    version: String,
+    origin: String,
+    destination: Option<SocketAddr>,
+    server_name: Option<String>,
+    #[serde(default)]
+    dns_names: Vec<String>,
+    streams: Option<u32>,
+    #[serde(default)]
+    busy: u32,
+    #[serde(default)]
+    going_away: bool,
+    origin_frame: Option<Vec<String>>,
+    #[serde(default)]
+    misdirected: Vec<String>,
+    address: Option<String>,
+    request: String,
+    request_destination: Option<SocketAddr>,
+    #[serde(default)]
+    other_pool: bool,
+    reuse: String,
 }
 
 #[test]
@@ -179,5 +229,81 @@ fn capacity() {
         let textbook =
             (1..=v.servers).fold(1.0, |b, n| v.offered_erlangs * b / (f64::from(n) + v.offered_erlangs * b));
         assert!((b - textbook).abs() < 1e-12, "{b}: {}", v.source);
+    }
+    for v in &vectors.erlang_b_digits {
+        let b = erlang_b(v.offered_erlangs, v.servers);
+        assert!((b / v.blocking - 1.0).abs() < 1e-12, "{b}, {} servers: {}", v.servers, v.source);
+    }
+}
+
+#[test]
+fn reuse() {
+    let vectors: Reuse = toml::from_str(include_str!("../testdata/vectors/reuse.toml")).unwrap();
+    for v in &vectors.certificate {
+        let names = CertificateNames::new(v.dns_names.iter().map(String::as_str), v.ip_addresses.clone());
+        for (hosts, covered) in [(&v.covers, true), (&v.refuses, false)] {
+            for host in hosts {
+                assert_eq!(names.covers(&host.parse().unwrap()), covered, "{host}: {}", v.source);
+            }
+        }
+    }
+    for v in &vectors.decision {
+        let (version, protocol) = match v.version.as_str() {
+            "http1" => (Version::Http1, Protocol::Tcp),
+            "http2" => (Version::Http2, Protocol::Tcp),
+            "http3" => (Version::Http3, Protocol::Udp),
+            other => panic!("{other}: {}", v.source),
+        };
+        let address = match v.address.as_deref() {
+            None => Address::Same,
+            Some("any_if_listed") => Address::AnyIfListed,
+            Some(other) => panic!("{other}: {}", v.source),
+        };
+        let mut directory = Directory::new(Config { address, ..Config::default() });
+        let destination = v.destination.unwrap_or("203.0.113.10:443".parse().unwrap());
+        let own = Request {
+            pool: "pool",
+            origin: v.origin.parse::<HttpOrigin>().unwrap(),
+            destination: Origin::new(protocol, destination).unwrap(),
+        };
+        let server_name = match v.server_name.as_deref() {
+            None => Some(own.origin.host().clone()),
+            Some("") => None,
+            Some(name) => Some(name.parse().unwrap()),
+        };
+        let names = Arc::new(CertificateNames::new(v.dns_names.iter().map(String::as_str), []));
+        let tls = (own.origin.scheme() == Scheme::Https).then_some(Tls { server_name, names });
+        let Request { pool, origin, destination: to } = own.clone();
+        let connection =
+            directory.opened(Opened { pool, origin, destination: to, version, tls }).expect(&v.source);
+        for _ in 0..v.busy {
+            directory.start(connection, &own).expect(&v.source);
+        }
+        if let Some(streams) = v.streams {
+            directory.streams_allowed(connection, streams).unwrap();
+        }
+        if let Some(frame) = &v.origin_frame {
+            directory.origins_listed(connection, frame.iter().map(String::as_str)).unwrap();
+        }
+        for host in &v.misdirected {
+            directory.misdirected(connection, &host.parse().unwrap()).unwrap();
+        }
+        if v.going_away {
+            directory.going_away(connection).unwrap();
+        }
+        let request = Request {
+            pool: if v.other_pool { "other pool" } else { "pool" },
+            origin: v.request.parse().unwrap(),
+            destination: Origin::new(protocol, v.request_destination.unwrap_or(destination)).unwrap(),
+        };
+        let expected = match v.reuse.as_str() {
+            "own" => Decision::Reuse(connection, Fit::Own),
+            "coalesced" => Decision::Reuse(connection, Fit::Coalesced),
+            "open" => Decision::Open,
+            other => panic!("{other}: {}", v.source),
+        };
+        assert_eq!(directory.decide(&request), expected, "{}: {}", v.request, v.source);
+        let started = directory.start(connection, &request);
+        assert_eq!(started.is_ok(), expected != Decision::Open, "start agrees: {}", v.source);
     }
 }
