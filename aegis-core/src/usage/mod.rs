@@ -1,5 +1,7 @@
 //! What was used?
 
+mod record;
+
 use core::net::IpAddr;
 use std::collections::BTreeMap;
 
@@ -8,6 +10,8 @@ use serde::{Serialize, Serializer};
 use crate::lease::{Memory, Table};
 use crate::net::{Origin, Protocol};
 use crate::time::Time;
+
+pub use record::{Record, Refused, Subject};
 
 /// The use of one egress IP of this machine towards one origin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
