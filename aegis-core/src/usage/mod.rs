@@ -1,6 +1,63 @@
 //! What was used?
+//!
+//! A machine makes a [`Report`] of each interval and sends it until it is acknowledged; a [`Rollup`] takes reports in
+//! any order, any number of times, and sums them up over machines and time.
+//!
+//! ```
+//! use aegis_core::usage::{Added, Dimension, Of, Outbox, Period, Record, Refused, Rollup, Subject, Then};
+//! use aegis_core::net::{Origin, Protocol};
+//!
+//! let origin = Origin::new(Protocol::Tcp, "203.0.113.150:443".parse()?)?;
+//! let record = Record {
+//!     subject: Subject::Source {
+//!         egress_ip: "192.0.2.1".parse()?,
+//!         origin: Some(origin),
+//!         account: Some("acme".parse()?),
+//!         zone: None,
+//!     },
+//!     port_millis: 60_000 * 512, // 512 ports on average
+//!     min: 500,
+//!     max: 600,
+//!     live: 520,
+//!     held: 12,
+//!     resting: 80,
+//!     parked: 0,
+//!     capacity: 2_048,
+//!     granted: 9_000,
+//!     refused: Refused::default(),
+//! };
+//!
+//! // On the machine. A boot's number only grows: its start in milliseconds since 1970 will do.
+//! let started = 1_736_467_500_000;
+//! let mut outbox = Outbox::new("sjc-m01".parse()?, "sjc".parse()?, started, None, 1_000);
+//! let period = Period::new(started, started + 60_000)?;
+//! outbox.push(1, period, vec![record], Then::GoesOn)?;
+//!
+//! // In the data center. The acknowledgement is lost, so the report comes twice.
+//! let mut rollup = Rollup::default();
+//! for expected in [Added::New, Added::Again] {
+//!     for report in outbox.unsent() {
+//!         assert_eq!(rollup.add(report)?, expected);
+//!     }
+//! }
+//! let by = [Dimension::DataCenter, Dimension::EgressIp, Dimension::Origin];
+//! let summaries = rollup.summaries(Of::Sources, &by, period, rollup.bucket_millis())?;
+//! assert_eq!((summaries[0].average(), summaries[0].granted), (512.0, 9_000));
+//! assert_eq!(summaries[0].avg_utilization, Some(25.0));
+//! assert!(rollup.gaps().is_empty());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
+mod columns;
+mod date;
+mod gaps;
+mod ndjson;
+mod outbox;
 mod record;
+mod report;
+mod rollup;
+mod schema;
+mod summary;
 
 use core::net::IpAddr;
 use std::collections::BTreeMap;
@@ -11,7 +68,14 @@ use crate::lease::{Memory, Table};
 use crate::net::{Origin, Protocol};
 use crate::time::Time;
 
+pub use columns::{Column, Columns, Values};
+pub use gaps::{Gap, Outlook};
+pub use ndjson::{read_ndjson, write_ndjson};
+pub use outbox::Outbox;
 pub use record::{Record, Refused, Subject};
+pub use report::{Counted, Header, Key, Period, Report, Then, Totals};
+pub use rollup::{AddError, Added, Rollup};
+pub use summary::{Dimension, Group, Of, Summary};
 
 /// The use of one egress IP of this machine towards one origin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -29,8 +93,9 @@ pub struct Usage {
     pub resting: u32,
     /// Tuples that strangers on the host have.
     pub parked: u32,
-    /// High-water mark of live + held. It is sampled (one acquire in 64, when a pool turns out full, every reading), and
-    /// sums granules that are read one after the other: near the truth, exact when the pool was full or nobody moved.
+    /// High-water mark of live + held. It is sampled (one acquire in 64, when a pool turns out full, every reading),
+    /// and sums granules that are read one after the other: near the truth, exact when the pool was full or nobody
+    /// moved.
     pub peak: u32,
     /// Ports of this machine's shares of the address: the real limit towards one origin.
     pub capacity: u32,

@@ -30,6 +30,40 @@ pub enum Subject {
     },
 }
 
+impl Subject {
+    /// Source address, of a source.
+    pub const fn egress_ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Source { egress_ip, .. } => Some(*egress_ip),
+            Self::Zone { .. } => None,
+        }
+    }
+
+    /// Protocol and destination, of a source towards one origin.
+    pub const fn origin(&self) -> Option<Origin> {
+        match self {
+            Self::Source { origin, .. } => *origin,
+            Self::Zone { .. } => None,
+        }
+    }
+
+    /// The account, if there is one.
+    pub const fn account(&self) -> Option<&AccountId> {
+        match self {
+            Self::Source { account, .. } => account.as_ref(),
+            Self::Zone { account, .. } => Some(account),
+        }
+    }
+
+    /// The zone, if there is one.
+    pub const fn zone(&self) -> Option<&ZoneId> {
+        match self {
+            Self::Source { zone, .. } => zone.as_ref(),
+            Self::Zone { zone, .. } => Some(zone),
+        }
+    }
+}
+
 /// What one subject did in one interval of one machine. All integers, so that sums are exact.
 ///
 /// A report takes only records in which `min`, `max` and the rest fit together: the average of the interval and
@@ -53,7 +87,9 @@ pub struct Record {
     pub resting: u32,
     /// Tuples that strangers on the host have, at the end of the interval.
     pub parked: u32,
-    /// Ports provisioned to this machine, at the end of the interval: the real limit towards one origin.
+    /// Ports provisioned to this machine, at the end of the interval: the real limit towards one origin. A machine that
+    /// has ports of an address, and nothing open there, says so by a record of the address without an origin: a data
+    /// center's utilization counts the ports of idle machines too.
     pub capacity: u32,
     /// Leases granted in the interval.
     pub granted: u64,
