@@ -6,6 +6,7 @@ use aegis_core::epoch::{Epoch, Layout};
 use aegis_core::fleet_file::FleetFile;
 use aegis_core::lease::Config;
 use aegis_core::soft_unicast;
+use aegis_core::usage::{AddError, Added, Columns, Counted, Of, Period, Rollup, read_ndjson, write_ndjson};
 
 /// A larger fleet is read, but no layout is built of it: it costs seconds, and finds nothing that a small one does not.
 const MAX_GRANULES: u64 = 1 << 14;
@@ -89,4 +90,46 @@ fn survives(bundle: &Bundle) {
         let config = Config { origins: 4, pages: 4, workers: 1, ..Config::default() };
         Edge::new(bundle, config, [7; 32]).expect("a bundle that was accepted makes an edge");
     }
+}
+
+/// Reports of use as text: they are read or refused with a place. What was read is written and read again, is the same
+/// as columns, and is counted once, with nothing lost between buckets.
+pub fn report(input: &[u8]) {
+    let Ok(text) = core::str::from_utf8(input) else { return };
+    let reports = match read_ndjson(text) {
+        Ok(reports) => reports,
+        Err(error) => {
+            assert!(error.message().starts_with("line "), "an error without a place: {error}");
+            return;
+        }
+    };
+    let mut written = String::new();
+    write_ndjson(&mut written, &reports).expect("a string takes everything");
+    assert_eq!(read_ndjson(&written).as_ref(), Ok(&reports));
+    assert_eq!(Columns::of(&reports).and_then(|columns| columns.reports()).as_ref(), Ok(&reports));
+
+    let mut rollup = Rollup::default();
+    let mut counted = Counted::default();
+    for report in reports.iter().take(64) {
+        match rollup.add(report) {
+            Ok(Added::New) => counted = counted.plus(Counted::of(report.records())),
+            Ok(Added::Again) | Err(AddError::OtherContent { .. }) => {}
+            Err(error) => panic!("nothing was forgotten: {error}"),
+        }
+        let before = rollup.clone();
+        assert!(!matches!(rollup.add(report), Ok(Added::New)), "{} counted twice", report.key());
+        assert_eq!(rollup, before);
+    }
+    drop(rollup.gaps());
+    let ever = Period::new(0, 253_402_300_800_000).expect("until the year 9999");
+    for (of, totals) in [(Of::Sources, counted.sources), (Of::Zones, counted.zones)] {
+        let all = rollup.summaries(of, &[], ever, rollup.bucket_millis()).expect("steps of one bucket");
+        let granted = all.iter().fold(0u64, |sum, one| sum.saturating_add(one.granted));
+        assert_eq!(granted, totals.granted);
+        let port_millis = all.iter().map(|one| one.port_millis).sum::<u128>();
+        assert_eq!(u64::try_from(port_millis).unwrap_or(u64::MAX), totals.port_millis);
+        assert!(all.iter().all(|one| one.percentile(1_000) >= one.percentile(0)));
+    }
+    rollup.forget_before(u64::MAX);
+    drop(rollup.gaps());
 }

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use aegis_core::epoch::Epoch;
 use aegis_core::fleet_file::FleetFile;
+use aegis_core::net::{Origin, Protocol};
+use aegis_core::usage::{Outbox, Period, Record, Refused, Subject, Then, write_ndjson};
 
 fn replay(name: &str, target: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
@@ -48,6 +50,73 @@ fn hostile_memory_panics_nobody_and_hangs_nobody() {
 #[test]
 fn handovers_never_let_two_machines_grant_a_port() {
     replay("handover", aegis_fuzz::handover);
+}
+
+#[test]
+fn reports_are_read_or_refused_and_counted_once() {
+    replay("report", aegis_fuzz::report);
+}
+
+/// Seeds that are refused would test little: the good ones are as they are written now. `AEGIS_REWRITE_SEEDS=1` writes
+/// them.
+#[test]
+fn the_seeds_of_reports_are_of_the_form_that_is_read() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join("report");
+    let millis = 1_736_467_500_000;
+    let record = |subject, ports: u32, length: u64| Record {
+        subject,
+        port_millis: u64::from(ports) * length,
+        min: ports / 2,
+        max: ports,
+        live: ports,
+        held: 0,
+        resting: 7,
+        parked: 1,
+        capacity: 2_048,
+        granted: 9,
+        refused: Refused { exhausted: 3, quota: 1, ..Refused::default() },
+    };
+    let source = |ip: &str, origin: Option<&str>| Subject::Source {
+        egress_ip: ip.parse().unwrap(),
+        origin: origin.map(|origin| Origin::new(Protocol::Udp, origin.parse().unwrap()).unwrap()),
+        account: Some("acme".parse().unwrap()),
+        zone: Some("www.acme.example".parse().unwrap()),
+    };
+    let zone = Subject::Zone { zone: "www.acme.example".parse().unwrap(), account: "acme".parse().unwrap() };
+    let mut outbox =
+        Outbox::new("sjc-m01".parse().unwrap(), "sjc".parse().unwrap(), millis, Some(millis - 1), 2);
+    let mut push = |start: u64, length: u64, subjects: &[Subject], then| {
+        let period = Period::new(millis + start, millis + start + length).unwrap();
+        let records = subjects.iter().map(|subject| record(subject.clone(), 600, length)).collect();
+        outbox.push(1, period, records, then).unwrap().clone()
+    };
+    let four = source("192.0.2.1", Some("203.0.113.150:443"));
+    let six = source("2001:db8::1", Some("[2001:db8:1::2]:443"));
+    let one = push(0, 60_000, std::slice::from_ref(&four), Then::GoesOn);
+    let spans = push(60_000, 999_999, &[four, source("192.0.2.1", None), six, zone], Then::GoesOn);
+    let nothing = push(1_059_999, 1, &[], Then::Ends);
+    for (name, reports) in [
+        ("one-record", vec![&one]),
+        ("spans-buckets", vec![&spans]),
+        ("nothing-to-report", vec![&nothing]),
+        ("twice-and-out-of-order", vec![&nothing, &one, &one]),
+    ] {
+        let mut text = String::new();
+        write_ndjson(&mut text, reports).unwrap();
+        for (name, text) in
+            [(name.to_owned(), text.clone()), (format!("{name}-truncated"), text[..text.len() - 9].into())]
+        {
+            let path = corpus.join(&name);
+            if std::env::var_os("AEGIS_REWRITE_SEEDS").is_some() {
+                std::fs::create_dir_all(&corpus).unwrap();
+                std::fs::write(&path, &text).unwrap();
+            }
+            assert!(
+                std::fs::read_to_string(&path).unwrap() == text,
+                "{name} is not what would be written now"
+            );
+        }
+    }
 }
 
 /// Bundles that are accepted, what is wrong in one place, and what is another file: as they are written now. Seeds of a
