@@ -10,6 +10,7 @@
 //! | `rounds`, `threads`, `tail` | how: in turns; on two threads; pair by pair |
 //! | `counting`, [`safety`], [`memory`], [`connect`] | the cost of counters; duplicates; resident memory; real connections |
 //! | `lookup` | owners of returning packets |
+//! | [`reports`] | reports of use: rolled up, written, read |
 //! | [`layouts`], [`apply`] | layouts of a large network; acquires while one is applied |
 //! | [`exits`] | where a request leaves |
 //! | [`count`] | fixed loops for counting instructions |
@@ -29,6 +30,7 @@ pub mod memory;
 mod ours;
 mod peers;
 mod random;
+pub mod reports;
 mod rounds;
 pub mod safety;
 mod tail;

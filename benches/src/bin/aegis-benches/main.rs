@@ -9,6 +9,7 @@ mod crowds;
 mod exits;
 mod lookups;
 mod pairs;
+mod reports;
 mod table;
 mod tails;
 mod threads;
@@ -53,6 +54,7 @@ fn report(arguments: &Arguments) {
         children::layouts(),
         tails::while_applied(),
         exits::table(),
+        reports::table(),
     ];
     for table in tables.into_iter().chain(lookups::tables()) {
         table.print(&run, &arguments.only);
