@@ -427,6 +427,7 @@ fn fifty_thousand_leases_of_a_killed_process_are_found() {
     let all = sweeper.recover_dead(clock::now());
     eprintln!("{HOARD} leases of a killed process recovered in {:.1?}", start.elapsed());
     assert_eq!((all.processes, all.found.leases, all.found.unclear), (1, HOARD as u64, 0), "{all:?}");
+    assert_eq!(table.granted(), HOARD as u64, "what it had counted is lost");
     let start = Instant::now();
     let swept = sweeper.sweep(clock::now()).unwrap();
     eprintln!("and their holds ended by a sweep in {:.1?}", start.elapsed());

@@ -10,6 +10,7 @@ use aegis_core::lease::{
 };
 use aegis_core::net::{Origin, PortRange, Protocol};
 use aegis_core::time::Time;
+use aegis_core::usage::Meter;
 use aegis_net::{clock, recipe};
 
 use crate::contender::{Beside, Contender, Scene};
@@ -61,6 +62,13 @@ impl Ours {
         let (table, pool) = table(config, scene, Scene::egress());
         let origins: Vec<_> = (0..scene.origins).map(|nth| tcp(scene.origin(nth))).collect();
         Self::attach(table, pool, access, origins, 0)
+    }
+
+    /// Looks at the use of the table, as who reports it does each second.
+    pub fn meter(&self) -> impl FnMut() + Send + use<> {
+        let (table, now) = (Arc::clone(&self.table), self.now);
+        let mut meter = Meter::start(&table, &[], now);
+        move || meter.sample(&table, &[], now)
     }
 
     fn attach(table: Arc<Table>, pool: Pool, access: Access, origins: Vec<Origin>, nth: u64) -> Self {

@@ -1,5 +1,6 @@
 use crate::error::ErrorKind;
 use crate::lease;
+use crate::usage::Refused;
 
 /// Why no lease was granted.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
@@ -37,4 +38,33 @@ impl AcquireError {
             Self::ForeignZone => ErrorKind::Input,
         }
     }
+}
+
+impl AcquireError {
+    /// The number under which the lease table counts the refusal of a zone: that of [`Refused::REASONS`]. None: the caller is
+    /// at fault, or the memory.
+    pub(super) const fn reason(self) -> Option<u8> {
+        use lease::AcquireError as Lease;
+        Some(match self {
+            Self::Lease(Lease::Exhausted) => 0,
+            Self::Lease(Lease::InUse) => 1,
+            Self::Lease(Lease::OriginLimit) => 2,
+            Self::ZoneLimit => 3,
+            Self::AccountLimit => 4,
+            Self::Lease(Lease::TooManyOrigins) => 5,
+            Self::Lease(Lease::NoShare) => 6,
+            Self::NotActive => 7,
+            Self::Lease(Lease::TenureOver) => 8,
+            Self::Lease(
+                Lease::QuotaReached | Lease::ParentQuotaReached | Lease::ForeignPool | Lease::Corrupt,
+            )
+            | Self::NotDedicated
+            | Self::ForeignZone => return None,
+        })
+    }
+}
+
+/// What was counted by these numbers.
+pub(super) fn refused(by_reason: [u64; lease::REASONS]) -> Refused {
+    Refused::from_counts(core::array::from_fn(|reason| by_reason[reason]))
 }

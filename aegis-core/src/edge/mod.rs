@@ -18,7 +18,7 @@ use crate::net::{Origin, PortRange};
 use crate::snapshot::Published;
 use crate::soft_unicast;
 use crate::time::Time;
-use crate::usage::{self, Usage};
+use crate::usage::{self, Measured, Meter, Usage, ZoneUsage};
 
 mod division;
 mod error;
@@ -63,10 +63,12 @@ impl Edge {
     /// there are.
     pub fn with_rules(bundle: &Bundle, config: Config, seed: Seed, rules: &Rules) -> Result<Self> {
         let division = Division::new(bundle, rules, core::iter::empty());
+        let zones = bundle.grants().len().try_into().unwrap_or(u16::MAX);
         let config = Config {
             granule_ports: bundle.layout().cut().granule().ports(),
             granules: config.granules.max(division.shares(bundle).len() as u32),
-            quotas: config.quotas.max(rules.quotas()),
+            // Every zone is counted; and there is room for others that come later.
+            quotas: config.quotas.saturating_add(rules.quotas()).saturating_add(zones),
             ..config
         };
         Self::over(bundle, lease::Table::new(config, seed)?, rules, Time::ZERO)
@@ -246,5 +248,28 @@ impl<M: Memory> Edge<M> {
     /// The use of every egress IP of this machine towards every origin.
     pub fn usage(&self, now: Time) -> Vec<Usage> {
         usage::read(&self.leases, now)
+    }
+
+    /// What every zone did on this machine, also those that have no dedicated egress any more. A zone is missing if the lease
+    /// table is shared and was made for fewer `quotas` than there are limits and zones.
+    pub fn zones(&self) -> Vec<ZoneUsage> {
+        self.state.load().zone_usage(&self.leases)
+    }
+
+    /// Begins to measure intervals. One meter for a machine: of processes that share a lease table one does it.
+    pub fn meter(&self, now: Time) -> Meter {
+        Meter::start(&self.leases, &self.zones(), now)
+    }
+
+    /// Lets the meter look, at any times: each second for example.
+    pub fn sample(&self, meter: &mut Meter, now: Time) {
+        meter.sample(&self.leases, &self.zones(), now);
+    }
+
+    /// Ends the meter's interval, and begins the next: what every subject did in it, for a
+    /// [`Report`](usage::Report).
+    pub fn report(&self, meter: &mut Meter, now: Time) -> Measured {
+        let state = self.state.load();
+        meter.close(&self.leases, &state.zone_usage(&self.leases), now, |ip| state.whose(ip))
     }
 }

@@ -1,21 +1,24 @@
 //! What an edge holds of one epoch. It is replaced whole; numbers of zones and keys of pools go on from one to the next.
 
+use core::net::IpAddr;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
+use ipnet::IpNet;
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, PoolAddresses};
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::id::{AccountId, PoolId, ZoneId};
-use crate::lease::{self, Memory, Method, Pool, PoolKey};
+use crate::lease::{self, Memory, Method, Pool, PoolKey, QuotaSlot};
 use crate::net::Origin;
 use crate::snapshot::{Published, Snapshot};
 use crate::soft_unicast;
+use crate::usage::{Whose, ZoneUsage};
 
 use super::division::{Division, Part};
-use super::{AcquireError, Rules, Zone};
+use super::{AcquireError, Rules, Zone, error};
 
 /// What an edge holds of one epoch.
 #[derive(Debug)]
@@ -24,9 +27,13 @@ pub(super) struct State {
     pub(super) owners: Arc<soft_unicast::Table>,
     /// By number; none if the zone has no grant in this epoch.
     zones: Vec<Option<ZoneState>>,
+    /// By number, also of zones that have no grant any more: who they were, and where they are counted.
+    counted: Vec<Counted>,
     /// Of every zone and pool that ever was.
     numbers: BTreeMap<ZoneId, u32>,
     keys: BTreeMap<PoolId, PoolKey>,
+    /// Whose an egress IP is.
+    whose: Vec<(IpNet, Whose)>,
     /// The state before, until there is one after this: so that a worker that moves on is never the last who has it, and
     /// frees all of it in the middle of an acquire.
     before: ArcSwapOption<Self>,
@@ -40,8 +47,19 @@ pub(super) struct ZoneState {
     pub(super) pool: Pool,
     /// It has a limit of its own, so that this is what its leases count for first.
     limited: bool,
+    /// Where what it does is counted.
+    pub(super) user: Option<QuotaSlot>,
     /// The machine has shares of the pool that are not active (yet, or any more): IPv4, IPv6.
     inactive: [bool; 2],
+}
+
+/// Where the lease table counts what a zone does.
+#[derive(Clone, Debug)]
+struct Counted {
+    zone: ZoneId,
+    account: AccountId,
+    /// None: the lease table has no room for it.
+    user: Option<QuotaSlot>,
 }
 
 impl Snapshot for State {
@@ -82,6 +100,7 @@ impl State {
         }
         let quotas = rules.set_quotas(bundle, leases)?;
         let mut zones = vec![None; numbers.len()];
+        let mut counted = before.map_or_else(Vec::new, |before| before.counted.clone());
         for grant in bundle.grants() {
             let (key, shared, divided) =
                 pools.get(&grant.pool).expect("a bundle has every pool that it grants");
@@ -90,7 +109,10 @@ impl State {
                 granules.extend(slots(own)?);
             }
             let mut pool = leases.pool(*key, granules)?;
-            if let Some(quota) = quotas.zone(&grant.zone).or_else(|| quotas.account(&grant.account)) {
+            // Without a limit of its own the zone is counted all the same, if there is room for it.
+            let account = quotas.account(&grant.account);
+            let user = quotas.zone(&grant.zone).or_else(|| leases.user(grant.zone.as_str(), account));
+            if let Some(quota) = user.or(account) {
                 pool = pool.under(quota);
             }
             let old = before.and_then(|before| before.zones[before.number(&grant.zone)? as usize].as_ref());
@@ -98,6 +120,7 @@ impl State {
                 account: grant.account.clone(),
                 pool_id: grant.pool.clone(),
                 pool: old.map_or_else(|| pool.clone(), |old| pool.clone().unless_same(&old.pool)),
+                user,
                 limited: rules.zones.contains_key(&grant.zone),
                 inactive: divided.inactive,
             };
@@ -105,6 +128,12 @@ impl State {
             let number = *numbers.entry(grant.zone.clone()).or_insert(next) as usize;
             zones.resize(zones.len().max(number + 1), None);
             zones[number] = Some(zone);
+            let place = Counted { zone: grant.zone.clone(), account: grant.account.clone(), user };
+            match counted.get_mut(number) {
+                Some(before) => *before = place,
+                // Numbers are given one after the other.
+                None => counted.push(place),
+            }
         }
         Ok(Self {
             epoch: bundle.epoch(),
@@ -112,6 +141,8 @@ impl State {
             zones,
             numbers,
             keys,
+            counted,
+            whose: whose(bundle),
             before: ArcSwapOption::new(before.cloned()),
         })
     }
@@ -127,6 +158,30 @@ impl State {
         self.zones[number as usize].as_ref().map(|_| number)
     }
 
+    /// What every zone did that the lease table counts.
+    pub(super) fn zone_usage<M: Memory>(&self, leases: &lease::Table<M>) -> Vec<ZoneUsage> {
+        let of = |(number, Counted { zone, account, user }): (usize, &Counted)| {
+            let counts = leases.user_counts((*user)?);
+            let pool = self.zones[number].as_ref().map(|zone| &zone.pool);
+            let capacity = pool.map_or(0, |pool| pool.capacity(false).saturating_add(pool.capacity(true)));
+            Some(ZoneUsage {
+                zone: zone.clone(),
+                account: account.clone(),
+                live: counts.live,
+                capacity,
+                granted: counts.granted,
+                refused: error::refused(counts.refused),
+            })
+        };
+        self.counted.iter().enumerate().filter_map(of).collect()
+    }
+
+    /// Whose an egress IP is.
+    pub(super) fn whose(&self, ip: IpAddr) -> Whose {
+        let found = self.whose.iter().find(|(prefix, _)| prefix.contains(&ip));
+        found.map_or_else(Whose::default, |(_, whose)| whose.clone())
+    }
+
     /// What a zone of this edge, whose states are published in `mine`, leaves from.
     #[inline]
     pub(super) fn zone(&self, zone: &Zone, mine: &Published<Self>) -> Result<&ZoneState, AcquireError> {
@@ -136,6 +191,25 @@ impl State {
         let state = self.zones.get(zone.number() as usize);
         state.and_then(Option::as_ref).ok_or(AcquireError::NotDedicated)
     }
+}
+
+/// Whose every prefix is, as far as a bundle says it: by the zones that may use it.
+fn whose(bundle: &Bundle) -> Vec<(IpNet, Whose)> {
+    let of = |pool: &PoolAddresses| {
+        let mut grants = bundle.grants().iter().filter(|grant| grant.pool == pool.id);
+        let Some(first) = grants.next() else { return Whose::default() };
+        let (mut account, mut zone) = (Some(first.account.clone()), Some(first.zone.clone()));
+        for grant in grants {
+            zone = None;
+            account = account.filter(|account| *account == grant.account);
+        }
+        Whose { account, zone }
+    };
+    let pools = bundle.pools().iter().map(|pool| (pool, of(pool)));
+    let prefixes = |(pool, whose): (&PoolAddresses, Whose)| -> Vec<_> {
+        pool.prefixes.iter().map(|prefix| (*prefix, whose.clone())).collect()
+    };
+    pools.flat_map(prefixes).collect()
 }
 
 impl ZoneState {

@@ -131,8 +131,16 @@ impl<M: Memory> Worker<M> {
         loop {
             let state = self.state.get();
             let epoch = state.epoch;
-            let acquired = state.zone(zone, &self.edge).and_then(|zone| acquire(&mut self.leases, zone));
-            if acquired.is_ok() || self.state.get().epoch == epoch {
+            let mut user = None;
+            let acquired = state.zone(zone, &self.edge).and_then(|zone| {
+                user = zone.user;
+                acquire(&mut self.leases, zone)
+            });
+            let Err(refusal) = acquired else { return acquired };
+            if self.state.get().epoch == epoch {
+                if let (Some(user), Some(reason)) = (user, refusal.reason()) {
+                    self.leases.count_refused(user, reason);
+                }
                 return acquired;
             }
         }

@@ -1,20 +1,20 @@
 //! How one source is chosen and taken: draw, and if that does not find a free one, count and draw a rank.
 
-use crate::sync::Ordering::{Relaxed, SeqCst};
+use crate::sync::Ordering::SeqCst;
 
 use super::choice::Choice;
 use super::grant::At;
 use super::granules::Verdict;
 use super::handle::{MOST_STASHED, SMALL_POOL};
 use super::home::{Home, Single, What};
-use super::map::WORKER_GRANTED;
 use super::page::{Candidates, Page, Preference};
 use super::pages::{NoPage, PageRef};
-use super::pool::{Pool, Source};
+use super::pool::Source;
 use super::release::End;
 use super::slot::Slot;
 use super::table::Table;
 use super::tag::{Class, OwnerNumber, Tag};
+use super::tally::Event;
 use super::target::Target;
 use super::{AcquireError, Lease, Memory};
 
@@ -60,14 +60,14 @@ impl Hand {
     #[inline]
     pub(super) fn acquire<M: Memory>(&mut self, target: &mut Target<'_, M>) -> Acquired {
         target.check_tenure()?;
-        if target.pool.quota().is_some() || target.table.config().per_origin != 0 {
+        if target.pool.is_limited() || target.table.config().per_origin != 0 {
             return self.acquire_limited(target);
         }
         let lease = match self.draw_from_stash(target) {
             Some(lease) => lease,
             None => self.draw(target)?,
         };
-        self.count_granted(target.table);
+        self.count_granted(target, &lease, true);
         Ok(lease)
     }
 
@@ -75,40 +75,45 @@ impl Hand {
     #[cold]
     fn acquire_limited<M: Memory>(&mut self, target: &mut Target<'_, M>) -> Acquired {
         // Counted first, so that nothing has to be undone when the quota is reached.
-        self.under_quota(target.table, target.pool, |hand| {
-            let lease = match target.table.config().per_origin {
-                // Draws would not know which egress IPs have reached their limit.
-                1.. => hand.search(target)?,
-                0 => match hand.draw_from_stash(target) {
-                    Some(lease) => lease,
-                    None => hand.draw(target)?,
-                },
-            };
-            hand.count_granted(target.table);
-            Ok(lease)
+        self.under_quota(target, |hand, target| match target.table.config().per_origin {
+            // Draws would not know which egress IPs have reached their limit.
+            1.. => hand.search(target),
+            0 => match hand.draw_from_stash(target) {
+                Some(lease) => Ok(lease),
+                None => hand.draw(target),
+            },
         })
     }
 
     fn under_quota<M: Memory>(
         &mut self,
-        table: &Table<M>,
-        pool: &Pool,
-        acquire: impl FnOnce(&mut Self) -> Acquired,
+        target: &mut Target<'_, M>,
+        acquire: impl FnOnce(&mut Self, &mut Target<'_, M>) -> Acquired,
     ) -> Acquired {
-        let Some(quota) = pool.quota() else { return acquire(self) };
-        table.count_quota(quota)?;
-        let lease = acquire(self);
-        if lease.is_err() {
-            table.uncount(quota.0 + 1, self.owner);
+        if let Some(quota) = target.pool.quota() {
+            target.table.count_quota(quota)?;
+        }
+        let lease = acquire(self, target);
+        match (&lease, target.pool.quota()) {
+            (Ok(lease), _) => self.count_granted(target, lease, true),
+            (Err(_), Some(quota)) => target.table.uncount(quota.number + 1, self.owner),
+            (Err(_), None) => {}
         }
         lease
     }
 
-    #[inline]
-    fn count_granted<M: Memory>(&self, table: &Table<M>) {
-        // One writer: no locked instruction is needed.
-        let granted = &table.worker_words(self.number)[WORKER_GRANTED];
-        granted.store(granted.load(Relaxed).wrapping_add(1), Relaxed);
+    /// A lease is about to be handed out: one more of its user, if it does not take the place of another.
+    #[inline(always)]
+    fn count_granted<M: Memory>(&self, target: &Target<'_, M>, lease: &Lease, more: bool) {
+        // One that is in its origin's home word was counted there.
+        if let At::Page(index) = lease.at() {
+            if target.table.count_granted(self.number, index) {
+                target.sample_page(index);
+            }
+        }
+        if let Some(quota) = target.pool.quota() {
+            target.table.count_user(self.number, quota, more);
+        }
     }
 
     #[inline]
@@ -118,7 +123,7 @@ impl Hand {
         // Most pools have one granule, and draws from a few often meet the same one: look its page up once.
         let mut known = None;
         for nth in 0..DRAWS {
-            let (drawn, sample) = self.choice.draw(target.sources.ports());
+            let drawn = self.choice.below(target.sources.ports());
             let (source, offset) = target.sources.locate(drawn);
             let (found, page) = match known {
                 Some((seen, found, page)) if seen == source => (found, page),
@@ -147,9 +152,6 @@ impl Hand {
             };
             if wanted {
                 if let Some(lease) = self.claim(target, source, page, found, offset) {
-                    if sample {
-                        target.sample(source, page);
-                    }
                     return Ok(lease);
                 }
             }
@@ -159,7 +161,7 @@ impl Hand {
             if !full_is_ruled_out {
                 // Only now, because most first draws succeed.
                 if target.is_full() {
-                    return Err(target.refuse());
+                    return Err(target.refuse(self.number));
                 }
                 full_is_ruled_out = true;
             }
@@ -235,14 +237,17 @@ impl Hand {
         // Claim, then look: as with a port in a page. A word with a tuple that has ended does not say of which
         // incarnation it is; with a live one the record cannot go.
         if !table.is_current(target.record) {
-            let _ = table.end(&without_quota(&lease), target.now, slot, |_, _| End::Free);
+            let _ = table.end(&without_quota(&lease), target.now, slot, None, |_, _| End::Free);
             return Err(Missed::Changed);
         }
         match table.verdict(place.granule, target.protocol, offset, target.now, slot) {
-            Verdict::Grant => Ok(lease),
+            Verdict::Grant => {
+                table.count_granted_at_home(self.number, place.granule);
+                Ok(lease)
+            }
             Verdict::NotOwned | Verdict::Parked(_) => {
                 let lease = without_quota(&lease);
-                let _ = table.end(&lease, target.now, slot, |_, _| End::Free);
+                let _ = table.end(&lease, target.now, slot, None, |_, _| End::Free);
                 Err(Missed::NotThisOne)
             }
         }
@@ -255,7 +260,7 @@ impl Hand {
 
     #[inline(always)]
     fn lease<M: Memory>(&self, target: &Target<'_, M>, at: At, offset: u32, tag: Tag) -> Lease {
-        let quota = target.pool.quota().map_or(0, |quota| quota.0 + 1);
+        let quota = target.pool.quota().map_or(0, |quota| quota.number + 1);
         Lease::new(at, offset, tag, target.table.id(), target.pool.key(), quota)
     }
 
@@ -360,7 +365,10 @@ impl Hand {
                     continue;
                 }
                 _ if no_room => return Err(AcquireError::TooManyOrigins),
-                _ if self.limited => return Err(AcquireError::OriginLimit),
+                _ if self.limited => {
+                    target.count_refused(self.number, Event::OriginLimit, 0);
+                    return Err(AcquireError::OriginLimit);
+                }
                 (_, None) => {
                     let token = self.token();
                     target.each_granting_page(|page| page.doubt_full(token));
@@ -372,7 +380,7 @@ impl Hand {
                     if let Some(found) = target.page(0) {
                         target.sample(0, target.table.page(found.index));
                     }
-                    return Err(target.refuse());
+                    return Err(target.refuse(self.number));
                 }
             };
             if doubt.take().is_some() {
@@ -517,13 +525,14 @@ impl Hand {
         if !target.grants_from(source) {
             return Err(AcquireError::NoShare);
         }
-        let (table, pool) = (target.table, target.pool);
-        self.under_quota(table, pool, |hand| {
+        self.under_quota(target, |hand, target| {
             for _ in 0..ROUNDS {
                 let (found, page) = hand.page_for(target, source)?;
                 if let Some(lease) = hand.claim(target, source, page, found, offset) {
-                    let lease = hand.within_limit(target, source, lease).ok_or(AcquireError::OriginLimit)?;
-                    hand.count_granted(table);
+                    let Some(lease) = hand.within_limit(target, source, lease) else {
+                        target.count_refused(hand.number, Event::OriginLimit, source);
+                        return Err(AcquireError::OriginLimit);
+                    };
                     return Ok(lease);
                 }
                 // A page that has ended meanwhile says nothing of the port.
@@ -551,7 +560,7 @@ impl Hand {
         }
         // Claim, then look: nothing was sent from it.
         let lease = without_quota(&lease);
-        let _ = target.table.end(&lease, target.now, self.slot(target.table), |_, _| End::Free);
+        let _ = target.table.end(&lease, target.now, self.slot(target.table), None, |_, _| End::Free);
         None
     }
 
@@ -630,12 +639,13 @@ impl Hand {
             };
             intent.is_done();
             if let Some(tag) = tag {
-                self.count_granted(table);
                 // It exists, so no limit is in its way; but it counts, in place of the one that it ends.
                 if let Some(quota) = target.pool.quota().filter(|_| counts) {
                     table.count_anyway(quota);
                 }
-                return Ok(self.lease(target, At::Page(found.index), offset, tag));
+                let lease = self.lease(target, At::Page(found.index), offset, tag);
+                self.count_granted(target, &lease, counts);
+                return Ok(lease);
             }
         }
         Err(AcquireError::InUse)
@@ -647,7 +657,13 @@ impl Hand {
         let total = self.count(target, false);
         let among = total.free + total.old + total.young;
         if among == 0 {
-            return Err(if self.limited { AcquireError::OriginLimit } else { target.refuse() });
+            return Err(match self.limited {
+                true => {
+                    target.count_refused(self.number, Event::OriginLimit, 0);
+                    AcquireError::OriginLimit
+                }
+                false => target.refuse(self.number),
+            });
         }
         let mut rank = self.choice.below(among);
         let source = self.counts.iter().position(|count| {

@@ -23,12 +23,6 @@ impl Choice {
     /// A number below `n` (1 to 2^28), all equally likely (Lemire's method).
     #[inline]
     pub(super) fn below(&mut self, n: u32) -> u32 {
-        self.draw(n).0
-    }
-
-    /// A number below `n` as [`Choice::below`], and true once in 64 times on average.
-    #[inline]
-    pub(super) fn draw(&mut self, n: u32) -> (u32, bool) {
         let mut product = u64::from(self.0.next_u32()) * u64::from(n);
         if (product as u32) < n {
             let threshold = n.wrapping_neg() % n;
@@ -36,7 +30,6 @@ impl Choice {
                 product = u64::from(self.0.next_u32()) * u64::from(n);
             }
         }
-        // The fraction that the number was rounded down by is as random as the number.
-        ((product >> 32) as u32, (product as u32) >> 26 == 0)
+        (product >> 32) as u32
     }
 }

@@ -48,7 +48,7 @@ impl<M: Memory> Table<M> {
         let record = self.record_now(record);
         let until = Cell::new(None);
         let ended = self.with_slot(|slot| {
-            self.end(&lease, now, slot, |profile, protocol| {
+            self.end(&lease, now, slot, None, |profile, protocol| {
                 let end = self.end_of(profile, protocol, Closed::HalfClosed, now);
                 until.set(match end {
                     End::Held(until) => Some(until),

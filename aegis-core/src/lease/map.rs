@@ -9,7 +9,7 @@ use super::page::{self, Page};
 use super::quarantine::{MAX_PROFILES, PROFILE_WORDS};
 use super::records::FIRST_ORIGIN;
 use super::tag::MAX_OWNERS;
-use super::withheld;
+use super::{tally, withheld};
 
 /// Memory that a table needs: numbers of words and of tags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,7 +58,7 @@ pub(super) const OWNER_TOKEN: usize = 0;
 pub(super) const OWNER_RECOVERER: usize = 1;
 
 // A worker's words; padded so that no two workers share a cache line, wherever the memory starts.
-pub(super) const WORKER_STRIDE: usize = 16;
+pub(super) const WORKER_STRIDE: usize = WORKER_ENTRIES + tally::ENTRIES + 8;
 /// `owner + 1`; 0: nobody's.
 pub(super) const WORKER_OWNER: usize = 0;
 /// `page << 32 | offset + 1` while a port is taken but its tag is not set yet, or the other way round.
@@ -69,12 +69,14 @@ pub(super) const WORKER_SWEEP: usize = 2;
 pub(super) const WORKER_PAGE: usize = 3;
 /// The same for an origin record.
 pub(super) const WORKER_RECORD: usize = 4;
-pub(super) const WORKER_GRANTED: usize = 5;
+/// What it has counted lately: see `tally`.
+pub(super) const WORKER_ENTRIES: usize = 8;
 
-// A granule's words: address (2), ports and method, state; then its withheld ports.
+// A granule's words: address (2), ports and method, state, what was granted and refused (3); then its withheld ports.
 pub(super) const GRANULE_SHAPE: usize = 2;
 pub(super) const GRANULE_STATE: usize = 3;
-pub(super) const GRANULE_WITHHELD: usize = 4;
+pub(super) const GRANULE_COUNTED: usize = 4;
+pub(super) const GRANULE_WITHHELD: usize = 7;
 
 // In the state word: the state; a bit for each protocol: some port is parked towards every origin; a bit: some port is
 // withheld; how often the state was set, so that it is not the same word again; and for each protocol the moment before which nothing is
@@ -97,10 +99,20 @@ pub(super) const ORIGIN_HOME: usize = 3;
 pub(super) const ORIGIN_SCARCE: usize = 4;
 
 // A quota's words.
-pub(super) const QUOTA_STRIDE: usize = 2;
+pub(super) const QUOTA_STRIDE: usize = 4;
 pub(super) const QUOTA_LIMIT: usize = 0;
 /// `parent + 1`; 0: none.
 pub(super) const QUOTA_PARENT: usize = 1;
+/// Who it is of, as a hash; 0: nobody was named.
+pub(super) const QUOTA_NAME: usize = 2;
+/// For every quota, refusals by so many reasons.
+pub(crate) const REASONS: usize = 16;
+
+// What a user was granted, and what of it is live, which may be less than nothing where others' leases are released; by
+// worker, and by owner for workers that are gone.
+pub(super) const USER_STRIDE: usize = 2;
+pub(super) const USER_GRANTED: usize = 0;
+pub(super) const USER_LIVE: usize = 1;
 
 /// Records of granules beyond those that are configured.
 const SPARE_GRANULES: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 256 };
@@ -118,6 +130,10 @@ pub(super) struct Map {
     /// For every owner: how much of every quota it uses.
     pub(super) quota_counts: usize,
     pub(super) quota_stride: usize,
+    /// For every quota, refusals by reason.
+    pub(super) refusals: usize,
+    /// For every worker, and then for every owner: what every user was granted.
+    pub(super) users: usize,
     pub(super) origin_index: Index,
     pub(super) origins: Arena,
     pub(super) page_index: Index,
@@ -152,6 +168,9 @@ impl Map {
         let quotas = part(usize::from(config.quotas) * QUOTA_STRIDE);
         let quota_stride = usize::from(config.quotas).next_multiple_of(8);
         let quota_counts = part(quota_stride * MAX_OWNERS as usize);
+        let refusals = part(REASONS * usize::from(config.quotas));
+        // A stride of whole cache lines, and one between two workers.
+        let users = part((usize::from(config.workers) + MAX_OWNERS as usize) * users_stride(config));
         let mut index = |items: u32| {
             let windows = Index::windows_for(items);
             Index { first: part(windows as usize * Index::WINDOW), windows }
@@ -169,12 +188,22 @@ impl Map {
             quotas,
             quota_counts,
             quota_stride,
+            refusals,
+            users,
             origin_index,
             origins,
             page_index,
             pages,
             size,
         }
+    }
+}
+
+/// Words of one worker's, or owner's, counts of all users.
+pub(super) fn users_stride(config: &Config) -> usize {
+    match config.quotas {
+        0 => 0,
+        quotas => (usize::from(quotas) * USER_STRIDE).next_multiple_of(8) + 8,
     }
 }
 

@@ -106,6 +106,7 @@ impl<M: Memory> Table<M> {
         self.finish_work_of(dead, now, &mut is_alive, &mut found);
         if found.unclear == 0 {
             self.forget_counts(dead);
+            self.end_users_of(dead);
             // Whoever it was recovering when it died: its number must not seem to be at that when it is another's.
             for other in (0..MAX_OWNERS).map(OwnerNumber) {
                 let its = &self.owner_words(other)[OWNER_RECOVERER];
@@ -188,8 +189,15 @@ impl<M: Memory> Table<M> {
             for word in [WORKER_INTENT, WORKER_SWEEP, WORKER_PAGE, WORKER_RECORD] {
                 words[word].store(0, SeqCst);
             }
+            self.flush_worker(worker, dead);
             words[WORKER_OWNER].store(0, SeqCst);
         }
+    }
+
+    /// Moves on what a worker has counted that is attached no longer.
+    pub(super) fn flush_worker(&self, worker: u16, owner: OwnerNumber) {
+        self.flush_entries(worker);
+        self.flush_users(worker, owner);
     }
 
     /// What becomes of a dead process's tuple: as that of a connection that nobody knows the end of, but until a moment

@@ -17,12 +17,13 @@ use crate::time::Time;
 
 use super::intent::Intent;
 use super::tag::{Class, Deadline, QUANTUM_MS, Tag};
+use super::tally::{Counted, Event};
 
 /// Ports in a state word.
 pub(super) const PORTS_PER_WORD: u32 = 32;
 
 /// Words before the state words.
-pub(super) const HEADER: usize = 8;
+pub(super) const HEADER: usize = 10;
 
 /// Whose the page is: see [`identity`].
 const IDENTITY: usize = 0;
@@ -36,10 +37,11 @@ pub(super) const FULL: usize = 3;
 const YOUNG: usize = 4;
 /// `parked ports << 32 | protocol << 22 | quarantine profile << 16 | ports`.
 const SHAPE: usize = 5;
-/// Most ports live or held at one time, for all pages of the same egress IP and origin, as sampled.
+/// `sampled at that many times 64 grants << 32 | most ports live or held at one time since it was last reported`, for all
+/// pages of the same egress IP and origin, as sampled.
 const PEAK: usize = 6;
-/// Acquires refused for want of a free tuple, charged to this page.
-const REFUSED: usize = 7;
+/// What was granted and refused, a word for each [`Event`]: see [`Counted`].
+const COUNTED: usize = 7;
 
 // States of a page's life. A page is zeroed before its first life.
 const FREE: u64 = 0;
@@ -178,7 +180,7 @@ impl<'a> Page<'a> {
     /// more, and give the port back. So the state words are left as they are: a page that ended has nothing taken in
     /// them but what somebody is about to put back.
     pub(super) fn open(self, identity: Identity, shape: Shape) {
-        for word in [FULL, PEAK, REFUSED] {
+        for word in [FULL, PEAK] {
             self.header[word].store(0, SeqCst);
         }
         self.header[SHAPE].store(shape.word(), SeqCst);
@@ -694,8 +696,11 @@ impl<'a> Page<'a> {
 
     /// Raises the sampled high-water mark.
     pub(super) fn raise_peak(self, occupied: u32) {
-        if u64::from(occupied) > self.header[PEAK].load(SeqCst) {
-            self.header[PEAK].fetch_max(u64::from(occupied), SeqCst);
+        let sampled = self.grants_in_64s() << 32;
+        let raised = |peak: u64| sampled | (peak & LOW).max(occupied.into());
+        let peak = self.header[PEAK].load(SeqCst);
+        if raised(peak) != peak {
+            let _ = self.header[PEAK].fetch_update(SeqCst, SeqCst, |peak| Some(raised(peak)));
         }
     }
 
@@ -703,12 +708,36 @@ impl<'a> Page<'a> {
         self.header[PEAK].load(SeqCst) as u32
     }
 
-    pub(super) fn count_refusal(self) {
-        self.header[REFUSED].fetch_add(1, crate::sync::Ordering::Relaxed);
+    /// The mark, for who reports it: a new one begins.
+    pub(super) fn take_peak(self) -> u32 {
+        self.header[PEAK].fetch_and(!LOW, SeqCst) as u32
     }
 
-    pub(super) fn refused(self) -> u64 {
-        self.header[REFUSED].load(SeqCst)
+    /// Have 64 grants or more been written down since the high-water mark was sampled?
+    pub(super) fn is_sample_due(self) -> bool {
+        self.grants_in_64s() != self.header[PEAK].load(SeqCst) >> 32
+    }
+
+    fn grants_in_64s(self) -> u64 {
+        Counted(self.counted(Event::Granted).load(SeqCst)).number() >> 6 & LOW
+    }
+
+    /// The word that counts what happened in this page, as a [`Counted`].
+    #[inline]
+    pub(super) fn counted(self, event: Event) -> &'a AtomicU64 {
+        Self::counted_of(self.header, event)
+    }
+
+    /// The same, from the page's words.
+    #[inline]
+    pub(super) fn counted_of(header: &[AtomicU64], event: Event) -> &AtomicU64 {
+        &header[COUNTED + event as usize]
+    }
+
+    /// Whose the page is, from its words.
+    #[inline]
+    pub(super) fn identity_of(header: &[AtomicU64]) -> Identity {
+        Identity(header[IDENTITY].load(SeqCst))
     }
 
     /// Counts every port by looking at its tag.

@@ -324,6 +324,7 @@ impl<M: Memory> Table<M> {
         let forgotten = self.page(first).abandon(life)
             && self.home(record.index).compare_exchange(word, empty, SeqCst, SeqCst).is_ok();
         if forgotten {
+            self.fold_page(first);
             self.map.pages.give(self.words(), first);
         }
         forgotten
@@ -334,6 +335,7 @@ impl<M: Memory> Table<M> {
         let removed = self.map.page_index.remove(self.words(), found);
         if removed {
             self.one_other_less(record);
+            self.fold_page(found.item());
             self.map.pages.give(self.words(), found.item());
         }
         removed

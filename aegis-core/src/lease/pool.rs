@@ -204,6 +204,12 @@ impl Pool {
         &self.inner.sources[wanted as usize][usize::from(ipv6)]
     }
 
+    /// Has the quota a limit, or its parent?
+    #[inline]
+    pub(super) fn is_limited(&self) -> bool {
+        self.quota.is_some_and(|quota| quota.is_limited)
+    }
+
     /// Are both the same pool, used by the same?
     #[inline]
     pub(crate) fn is(&self, other: &Self) -> bool {

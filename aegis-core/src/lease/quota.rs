@@ -7,14 +7,21 @@
 use crate::error::{Error, Result};
 use crate::sync::{AtomicU64, Ordering::SeqCst};
 
-use super::map::{QUOTA_COUNT, QUOTA_LIMIT, QUOTA_PARENT, QUOTA_STRIDE};
+use super::map::{QUOTA_COUNT, QUOTA_LIMIT, QUOTA_NAME, QUOTA_PARENT, QUOTA_STRIDE};
 use super::table::Table;
 use super::tag::{MAX_OWNERS, OwnerNumber};
 use super::{AcquireError, Memory};
 
 /// A quota of a lease table.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct QuotaSlot(pub(super) u16);
+pub struct QuotaSlot {
+    pub(super) number: u16,
+    /// It has a limit, or its parent has.
+    pub(super) is_limited: bool,
+}
+
+/// Of a user who has no limit: what he uses is only counted, see `users`.
+pub(super) const UNLIMITED: u64 = u64::MAX;
 
 impl<M: Memory> Table<M> {
     /// A quota of `limit` live leases, towards all origins together; every lease that counts for it counts for `parent`
@@ -34,37 +41,45 @@ impl<M: Memory> Table<M> {
         if u64::from(number) > count {
             return Err(Error::input(format!("quota {number}; the next one is {count}")));
         }
-        if let Some(parent) = parent.filter(|parent| parent.0 >= number) {
+        if let Some(parent) = parent.filter(|parent| parent.number >= number) {
             return Err(Error::input(format!(
                 "quota {number} has parent {}; a parent comes first",
-                parent.0
+                parent.number
             )));
         }
         let words = self.quota_words(number);
+        if words[QUOTA_NAME].load(SeqCst) != 0 {
+            return Err(Error::input(format!(
+                "quota {number} is taken by a user without a limit; set limits first, the same in every process"
+            )));
+        }
         words[QUOTA_LIMIT].store(limit.into(), SeqCst);
-        words[QUOTA_PARENT].store(parent.map_or(0, |parent| u64::from(parent.0) + 1), SeqCst);
+        words[QUOTA_PARENT].store(parent.map_or(0, |parent| u64::from(parent.number) + 1), SeqCst);
         self.words()[QUOTA_COUNT].fetch_max(u64::from(number) + 1, SeqCst);
-        Ok(QuotaSlot(number))
+        Ok(QuotaSlot { number, is_limited: true })
     }
 
     /// Live leases that count for a quota.
     pub fn quota_used(&self, quota: QuotaSlot) -> u64 {
-        if quota.0 >= self.config.quotas { 0 } else { self.used(quota.0) }
+        if quota.number >= self.config.quotas { 0 } else { self.used(quota.number) }
     }
 
     /// Counts a lease, unless it would be one too many.
     pub(super) fn count_quota(&self, quota: QuotaSlot) -> core::result::Result<(), AcquireError> {
         let refusals = [AcquireError::QuotaReached, AcquireError::ParentQuotaReached];
-        let mut counted = 0;
-        for (number, refusal) in self.lineage(quota.0).zip(refusals) {
+        for (number, refusal) in self.lineage(quota.number).zip(refusals) {
             let limit = self.quota_words(number)[QUOTA_LIMIT].load(SeqCst);
+            if limit == UNLIMITED {
+                continue;
+            }
             // Count first, then look: of two that come for the last one, not both get it.
             self.quota_count(self.owner(), number).fetch_add(1, SeqCst);
-            counted += 1;
             if self.used(number) > limit {
-                for number in self.lineage(quota.0).take(counted) {
-                    take_one(self.quota_count(self.owner(), number));
-                }
+                self.limited(quota.number).take_while(|&other| other != number).chain([number]).for_each(
+                    |number| {
+                        take_one(self.quota_count(self.owner(), number));
+                    },
+                );
                 return Err(refusal);
             }
         }
@@ -73,7 +88,7 @@ impl<M: Memory> Table<M> {
 
     /// Counts a lease of a connection that exists already.
     pub(super) fn count_anyway(&self, quota: QuotaSlot) {
-        for number in self.lineage(quota.0) {
+        for number in self.limited(quota.number) {
             self.quota_count(self.owner(), number).fetch_add(1, SeqCst);
         }
     }
@@ -81,7 +96,7 @@ impl<M: Memory> Table<M> {
     /// Takes a lease of `owner` off its quota (plus one, as leases have it) and that one's parent.
     pub(super) fn uncount(&self, quota: u16, owner: OwnerNumber) {
         if owner.0 < MAX_OWNERS {
-            for number in self.lineage(quota - 1) {
+            for number in self.limited(quota - 1) {
                 take_one(self.quota_count(owner, number));
             }
         }
@@ -92,6 +107,12 @@ impl<M: Memory> Table<M> {
         for number in 0..self.config.quotas {
             self.quota_count(owner, number).store(0, SeqCst);
         }
+    }
+
+    /// Those of a quota and its parent that have a limit.
+    #[inline]
+    fn limited(&self, number: u16) -> impl Iterator<Item = u16> {
+        self.lineage(number).filter(|&number| self.quota_words(number)[QUOTA_LIMIT].load(SeqCst) != UNLIMITED)
     }
 
     /// A quota and its parent.
@@ -110,7 +131,7 @@ impl<M: Memory> Table<M> {
         counts.fold(0, u64::saturating_add)
     }
 
-    fn quota_words(&self, number: u16) -> &[AtomicU64] {
+    pub(super) fn quota_words(&self, number: u16) -> &[AtomicU64] {
         let at = self.map.quotas + usize::from(number) * QUOTA_STRIDE;
         &self.words()[at..at + QUOTA_STRIDE]
     }

@@ -55,7 +55,7 @@ impl<M: Memory> Table<M> {
     /// # Errors
     /// The lease is not of this table, or has ended already; it comes back, and nothing has changed.
     pub fn release(&self, lease: Lease, closed: Closed, now: Time) -> Result<(), Rejected> {
-        self.with_slot(|slot| self.release_by(lease, closed, now, slot))
+        self.with_slot(|slot| self.release_by(lease, closed, now, slot, None))
     }
 
     #[inline]
@@ -65,10 +65,11 @@ impl<M: Memory> Table<M> {
         closed: Closed,
         now: Time,
         slot: Slot<'_>,
+        worker: Option<u16>,
     ) -> Result<(), Rejected> {
         let now = self.clock(now);
         let end = |profile, protocol| self.end_of(profile, protocol, closed, now);
-        match self.end(&lease, now, slot, end) {
+        match self.end(&lease, now, slot, worker, end) {
             Ok(_) => Ok(()),
             Err(error) => Err(Rejected { error, lease }),
         }
@@ -88,7 +89,7 @@ impl<M: Memory> Table<M> {
                 Conflict::NoSuchAddress => End::Free,
             };
             let whose = self.whose(&lease);
-            if let Err(error) = self.end(&lease, now, slot, |_, _| end) {
+            if let Err(error) = self.end(&lease, now, slot, None, |_, _| end) {
                 return Err(Rejected { error, lease });
             }
             if let (Conflict::PortInUse, End::Parked(until), Ok((record, granule, _))) = (cause, end, whose) {
@@ -168,13 +169,15 @@ impl<M: Memory> Table<M> {
         }
     }
 
-    /// Ends a live lease as `decide` says, which gets the number of the quarantine and the protocol.
+    /// Ends a live lease as `decide` says, which gets the number of the quarantine and the protocol. It may be a worker of
+    /// this process who does it.
     #[inline]
     pub(super) fn end(
         &self,
         lease: &Lease,
         now: Time,
         slot: Slot<'_>,
+        worker: Option<u16>,
         decide: impl Fn(usize, Protocol) -> End,
     ) -> Result<At, ReleaseError> {
         if lease.table() != self.id() {
@@ -186,6 +189,7 @@ impl<M: Memory> Table<M> {
         };
         if lease.quota() != 0 {
             self.uncount(lease.quota(), lease.tag().owner());
+            self.end_user(worker, lease.quota(), lease.tag().owner());
         }
         Ok(ended)
     }

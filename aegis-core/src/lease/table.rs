@@ -15,7 +15,7 @@ use crate::time::Time;
 use super::config::{self, Config};
 use super::map::{
     CHECKSUM, CLOCK, CONFIG, HASH_KEY, HEADER, MAGIC, Map, ORIGIN_COUNTERS, PROFILE_COUNT, Size, TABLE_ID,
-    WORKER_GRANTED, WORKER_STRIDE,
+    WORKER_STRIDE,
 };
 use super::page::{FULL, Page};
 use super::pages::PageRef;
@@ -28,7 +28,7 @@ use super::{Heap, Memory, Seed, grant};
 const END_OF_TIME: u64 = 1 << 54;
 
 /// A table's first word: what it is, and the version of its layout.
-const MARK: u64 = u64::from_le_bytes(*b"aegisLT4");
+const MARK: u64 = u64::from_le_bytes(*b"aegisLT5");
 
 /// The structure that holds tuples; shared by all workers of a machine.
 #[derive(Debug)]
@@ -155,12 +155,6 @@ impl<M: Memory> Table<M> {
     /// How much the table can hold, and by which rules.
     pub fn config(&self) -> &Config {
         &self.config
-    }
-
-    /// Leases granted by all workers since the table was made.
-    pub fn granted(&self) -> u64 {
-        let granted = (0..self.config.workers).map(|w| self.worker_words(w)[WORKER_GRANTED].load(SeqCst));
-        granted.fold(0, u64::wrapping_add)
     }
 
     /// Never goes back, whatever the callers' clocks do. One that runs far ahead stops time for the others until they

@@ -12,6 +12,7 @@ use super::pool::{Pool, Source, Sources};
 use super::records::Record;
 use super::slot::Slot;
 use super::table::Table;
+use super::tally::Event;
 use super::{AcquireError, Lease, Memory};
 
 /// What one acquire looks at.
@@ -239,19 +240,38 @@ impl<'a, M: Memory> Target<'a, M> {
         page.raise_peak(occupied);
     }
 
+    /// The same, for one of the sources' pages.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn sample_page(&self, index: u32) {
+        let page = self.table.page(index);
+        let granule = page.identity().granule();
+        if let Some(source) = self.sources.list().iter().position(|source| source.granule.0 == granule) {
+            self.sample(source, page);
+        }
+    }
+
     /// Tuples that are live or held towards the origin from the egress IP of a source.
     pub(super) fn occupied(&self, source: usize) -> u32 {
         let (record, row) = self.row(source);
         self.table.occupied(record, row)
     }
 
-    pub(super) fn refuse(&mut self) -> AcquireError {
+    /// No tuple is free. Counted by that worker, for the first source of the pool.
+    pub(super) fn refuse(&mut self, worker: u16) -> AcquireError {
         if !(0..self.sources.list().len()).any(|source| self.grants_from(source)) {
             return AcquireError::NoShare;
         }
-        if let Some(found) = self.page(0) {
-            self.table.page(found.index).count_refusal();
-        }
+        self.count_refused(worker, Event::Exhausted, 0);
         AcquireError::Exhausted
+    }
+
+    /// Charges a refusal to a source.
+    pub(super) fn count_refused(&mut self, worker: u16, event: Event, source: usize) {
+        if let Some(granule) = self.sources.list().get(source).map(|source| source.granule) {
+            let known = self.pages.get(source).copied().filter(|known| known.life != 0);
+            let page = known.or_else(|| self.look_up(source));
+            self.table.count_refused(worker, event, page, granule);
+        }
     }
 }

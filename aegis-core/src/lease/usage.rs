@@ -31,11 +31,10 @@ pub struct Usage {
     pub parked: u32,
     /// Released tuples that may be granted, but are not preferred.
     pub resting: u32,
-    /// Most live + held at one time over all granules of this egress IP towards this origin, as sampled: at one in
-    /// 64 acquires, when a pool turns out full, and at every read.
+    /// Most live + held at one time over all granules of this egress IP towards this origin since it was last reported, as
+    /// sampled: whenever so many leases were granted in a granule that its counter passes a multiple of 64, when a pool
+    /// turns out full, and at every read. It is too low by fewer than 64 for each worker, and 128 more, in each granule.
     pub peak: u32,
-    /// Acquires refused for want of a free tuple, charged to one granule of the pool each.
-    pub refused: u64,
 }
 
 /// What a tuple in a home word counts.
@@ -103,7 +102,7 @@ impl<M: Memory> Table<M> {
         };
         let counts = single(what, now);
         let peak = counts.live + counts.held;
-        self.row(record, GranuleSlot(granule), &counts, peak, 0)
+        self.row(record, GranuleSlot(granule), &counts, peak)
     }
 
     fn page_usage(&self, index: u32, now: Time) -> Option<Usage> {
@@ -114,21 +113,30 @@ impl<M: Memory> Table<M> {
         }
         let counts = page.counts(now);
         page.raise_peak(counts.live + counts.held);
-        self.row(identity.record(), GranuleSlot(identity.granule()), &counts, page.peak(), page.refused())
+        self.row(identity.record(), GranuleSlot(identity.granule()), &counts, page.peak())
     }
 
-    fn row(
-        &self,
-        record: u32,
-        granule: GranuleSlot,
-        counts: &Counts,
-        peak: u32,
-        refused: u64,
-    ) -> Option<Usage> {
+    /// The high-water marks, for who reports them: they begin again with the next sample.
+    pub(crate) fn take_peaks(&self) -> impl Iterator<Item = (IpAddr, Option<Origin>, u32)> {
+        (0..self.map.pages.used(self.words())).filter_map(|index| {
+            let page = self.page(index);
+            let (life, identity) = (page.life(), page.identity());
+            let peak = page.take_peak();
+            if peak == 0 || !Page::is_open(life) || identity.record() >= self.map.origins.capacity {
+                return None;
+            }
+            let row =
+                self.row(identity.record(), GranuleSlot(identity.granule()), &Counts::default(), peak)?;
+            // The same life after the origin, so that it is that one's.
+            (page.life() == life).then_some((row.egress_ip, row.origin, peak))
+        })
+    }
+
+    fn row(&self, record: u32, granule: GranuleSlot, counts: &Counts, peak: u32) -> Option<Usage> {
         let (egress_ip, ports, _) = self.granule(granule)?;
         let Counts { live, held, parked, resting, .. } = *counts;
         let origin = self.origin_of(record);
-        Some(Usage { egress_ip, ports, origin, live, held, parked, resting, peak, refused })
+        Some(Usage { egress_ip, ports, origin, live, held, parked, resting, peak })
     }
 
     /// The sum of live and held over the pages of one egress IP towards one origin.

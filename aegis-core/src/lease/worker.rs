@@ -14,6 +14,7 @@ use super::choice::{Choice, Seed};
 use super::handle::{OriginHandle, Remembered};
 use super::map::WORKER_OWNER;
 use super::pool::{Pool, PoolKey, Sources, Use};
+use super::quota::QuotaSlot;
 use super::records::Record;
 use super::share::CONNECT_MS;
 use super::slot::Slot;
@@ -206,7 +207,7 @@ impl<M: Memory> Worker<M> {
         if let Some(quota) = pool.quota() {
             // Only a look: it counts when it is completed.
             table.count_quota(quota)?;
-            table.uncount(quota.0 + 1, table.owner());
+            table.uncount(quota.number + 1, table.owner());
         }
         let now = table.clock(now);
         let record = table.origin_or_new(origin, now, self.slot())?;
@@ -284,7 +285,13 @@ impl<M: Memory> Worker<M> {
     /// As [`Table::release`].
     #[inline]
     pub fn release(&mut self, lease: Lease, closed: Closed, now: Time) -> core::result::Result<(), Rejected> {
-        self.table.release_by(lease, closed, now, self.slot())
+        self.table.release_by(lease, closed, now, self.slot(), Some(self.hand.number))
+    }
+
+    /// Counts an acquire of a user that was refused, for a reason that is the caller's number.
+    #[inline]
+    pub(crate) fn count_refused(&self, user: QuotaSlot, reason: u8) {
+        self.table.count_refused_user(self.hand.number, user, reason);
     }
 
     #[inline]
@@ -302,7 +309,7 @@ fn acquire<M: Memory>(table: &Table<M>, hand: &mut Hand, handle: &mut OriginHand
     target.pages = pages;
     target.stash = Some(stash);
     let acquired = match *was_refused && target.is_full() {
-        true => Err(target.refuse()),
+        true => Err(target.refuse(hand.number)),
         false => hand.acquire(&mut target),
     };
     *was_refused = acquired.is_err();
@@ -326,6 +333,7 @@ fn sources<'a, M: Memory>(
 
 impl<M: Memory> Drop for Worker<M> {
     fn drop(&mut self) {
+        self.table.flush_worker(self.hand.number, self.table.owner());
         let words = self.table.worker_words(self.hand.number);
         words[WORKER_OWNER].store(0, SeqCst);
     }

@@ -2,4 +2,4 @@
 
 mod openmetrics;
 
-pub use openmetrics::openmetrics;
+pub use openmetrics::{openmetrics, prometheus_text};

@@ -1,5 +1,8 @@
 //! What was used?
 //!
+//! [`read`] says what is in use now. A [`Meter`] looks again and again, and says at the end of each interval what every
+//! subject did in it, as [`Record`]s.
+//!
 //! A machine makes a [`Report`] of each interval and sends it until it is acknowledged; a [`Rollup`] takes reports in
 //! any order, any number of times, and sums them up over machines and time.
 //!
@@ -51,6 +54,7 @@
 mod columns;
 mod date;
 mod gaps;
+mod meter;
 mod ndjson;
 mod outbox;
 mod record;
@@ -70,6 +74,7 @@ use crate::time::Time;
 
 pub use columns::{Column, Columns, Values};
 pub use gaps::{Gap, Outlook};
+pub use meter::{Measured, Meter, Whose, ZoneUsage};
 pub use ndjson::{read_ndjson, write_ndjson};
 pub use outbox::Outbox;
 pub use record::{Record, Refused, Subject};
@@ -93,17 +98,44 @@ pub struct Usage {
     pub resting: u32,
     /// Tuples that strangers on the host have.
     pub parked: u32,
-    /// High-water mark of live + held. It is sampled (one acquire in 64, when a pool turns out full, every reading),
-    /// and sums granules that are read one after the other: near the truth, exact when the pool was full or nobody
-    /// moved.
+    /// High-water mark of live + held since a [`Meter`] has reported it. It is sampled (with every 64th grant of a granule,
+    /// when a pool turns out full, every reading), and sums granules that are read one after the other: too low by fewer
+    /// than 64 for each worker, and 128 more, in each granule; exact when the pool was full or nobody moved.
     pub peak: u32,
     /// Ports of this machine's shares of the address: the real limit towards one origin.
     pub capacity: u32,
+    /// Leases granted. What an origin had counted that is forgotten, or has nothing open, is counted on without an origin;
+    /// so are grants of one with a single connection at a time. [`Meter::rows`] never goes back.
+    pub granted: u64,
     /// Acquires refused for want of a free tuple. A refusal of a pool with several addresses is charged to one.
     pub refused: u64,
+    /// Acquires refused by the limit of connections from one egress IP to the origin, charged in the same way.
+    pub refused_by_limit: u64,
 }
 
 impl Usage {
+    fn new(egress_ip: IpAddr, origin: Option<Origin>) -> Self {
+        Self {
+            egress_ip,
+            origin,
+            live: 0,
+            held: 0,
+            resting: 0,
+            parked: 0,
+            peak: 0,
+            capacity: 0,
+            granted: 0,
+            refused: 0,
+            refused_by_limit: 0,
+        }
+    }
+
+    fn count(&mut self, [granted, refused, by_limit]: [u64; 3]) {
+        self.granted += granted;
+        self.refused += refused;
+        self.refused_by_limit += by_limit;
+    }
+
     /// Live and held tuples as a fraction of the ports provisioned, 0 to 1.
     pub fn utilization(&self) -> f64 {
         if self.capacity == 0 { 0.0 } else { f64::from(self.live + self.held) / f64::from(self.capacity) }
@@ -122,37 +154,54 @@ fn protocol_and_address<S: Serializer>(origin: &Option<Origin>, serializer: S) -
 
 /// The use of every egress IP towards every origin that was ever dialled from it, in order.
 ///
-/// Nobody is stopped to read: the counts of different pages are of different short moments.
+/// Nobody is stopped to read: the counts of different pages are of different short moments, and of what was granted and
+/// refused the last 64 of a worker may be seen only the next time.
 pub fn read<M: Memory>(table: &Table<M>, now: Time) -> Vec<Usage> {
-    let mut capacity = BTreeMap::<IpAddr, u32>::new();
-    // Draining granules count while they are here, as their leases do.
-    for (ip, range, _) in table.granules() {
-        *capacity.entry(ip).or_default() += range.len();
+    let mut rows = occupancy(table, now);
+    for tally in table.tallies() {
+        let (egress_ip, origin) = (tally.egress_ip, tally.origin);
+        let row = rows.entry((egress_ip, origin)).or_insert_with(|| Usage::new(egress_ip, origin));
+        row.count(tally.numbers);
     }
-    let mut rows = BTreeMap::<(IpAddr, Option<Origin>), Usage>::new();
+    set_capacity(table, rows.values_mut());
+    rows.into_values().collect()
+}
+
+type Rows = BTreeMap<(IpAddr, Option<Origin>), Usage>;
+
+/// What is in use, without what was counted.
+fn occupancy<M: Memory>(table: &Table<M>, now: Time) -> Rows {
+    let mut rows = Rows::new();
     for page in table.usage(now) {
-        let row = rows.entry((page.egress_ip, page.origin)).or_insert(Usage {
-            egress_ip: page.egress_ip,
-            origin: page.origin,
-            live: 0,
-            held: 0,
-            resting: 0,
-            parked: 0,
-            peak: 0,
-            capacity: capacity.get(&page.egress_ip).copied().unwrap_or(0),
-            refused: 0,
-        });
+        let (egress_ip, origin) = (page.egress_ip, page.origin);
+        let row = rows.entry((egress_ip, origin)).or_insert_with(|| Usage::new(egress_ip, origin));
         row.live += page.live;
         row.held += page.held;
         row.resting += page.resting;
         row.parked += page.parked;
         row.peak = row.peak.max(page.peak);
-        row.refused += page.refused;
     }
     for row in rows.values_mut() {
         row.peak = row.peak.max(row.live + row.held);
     }
-    rows.into_values().collect()
+    rows
+}
+
+/// The ports of each egress IP.
+fn capacities<M: Memory>(table: &Table<M>) -> BTreeMap<IpAddr, u32> {
+    let mut capacities = BTreeMap::new();
+    // Draining granules count while they are here, as their leases do.
+    for (ip, range, _) in table.granules() {
+        *capacities.entry(ip).or_default() += range.len();
+    }
+    capacities
+}
+
+fn set_capacity<'a, M: Memory>(table: &Table<M>, rows: impl Iterator<Item = &'a mut Usage>) {
+    let capacity = capacities(table);
+    for row in rows {
+        row.capacity = capacity.get(&row.egress_ip).copied().unwrap_or(0);
+    }
 }
 
 /// The rows as JSON, one object a line.

@@ -97,6 +97,25 @@ pub struct Record {
     pub refused: Refused,
 }
 
+impl Record {
+    /// Of a subject that did nothing and has nothing.
+    pub(super) const fn idle(subject: Subject) -> Self {
+        Self {
+            subject,
+            port_millis: 0,
+            min: 0,
+            max: 0,
+            live: 0,
+            held: 0,
+            resting: 0,
+            parked: 0,
+            capacity: 0,
+            granted: 0,
+            refused: Refused::from_counts([0; 9]),
+        }
+    }
+}
+
 /// Acquires that were refused, by reason. Refusals that say that the caller is wrong (a foreign pool, a zone without
 /// dedicated egress) are not counted: they say nothing about capacity.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]

@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::hash::Hash;
+use core::time::Duration;
 
 use super::record::{Record, Subject};
 use crate::error::{Error, Result};
@@ -63,6 +64,18 @@ impl Period {
             )));
         }
         Ok(Self { start, end })
+    }
+
+    /// The `length` that ends at `end`: that of an interval that a meter has measured.
+    ///
+    /// # Errors
+    /// As [`Period::new`]; a length of less than a millisecond; it would begin before 1970.
+    pub fn ending(end: u64, length: Duration) -> Result<Self> {
+        let start = u64::try_from(length.as_millis()).ok().and_then(|millis| end.checked_sub(millis));
+        let start = start.ok_or_else(|| {
+            Error::input(format!("a period of {length:?} that ends at {end} ms begins before 1970"))
+        })?;
+        Self::new(start, end)
     }
 
     /// The milliseconds `start..end`, at most [`Period::LONGEST_REPORT_MILLIS`].

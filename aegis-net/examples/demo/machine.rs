@@ -237,9 +237,9 @@ impl Machine {
     }
 
     fn usage(&self) -> Result<Answer> {
-        let rows = self.edge.usage(clock::now());
+        let (rows, zones) = (self.edge.usage(clock::now()), self.edge.zones());
         let mut open_metrics = String::new();
-        render::openmetrics(&mut open_metrics, self.edge.machine().as_str(), &rows)?;
+        render::openmetrics(&mut open_metrics, self.edge.machine().as_str(), &rows, &zones)?;
         let json_lines = usage::to_json_lines(&rows);
         let rows = rows.iter().map(|row| Row {
             egress_ip: row.egress_ip,

@@ -48,6 +48,7 @@ fn report(arguments: &Arguments) {
         threads::table(),
         tails::table(),
         threads::accounting(),
+        threads::beside_a_reader(),
         crowds::table(),
         children::memory(),
         connects::table(),

@@ -1,8 +1,11 @@
 //! Two threads, and what counting costs on one and on two.
 
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
 use aegis_benches::{
-    Access, Beside, Bitmap, Counted, DashSet, FourShared, HaproxyRing, OnesOwn, Ours, PerOrigin, Resting,
-    Ring, Scaled, Scene, Sets, Sharded, Stack, Threaded, core_to_core, cores,
+    Access, Beside, Bitmap, Churn, Counted, DashSet, Effort, FourShared, HaproxyRing, OnesOwn, Ours,
+    PerOrigin, Race, Resting, Ring, Scaled, Scene, Sets, Sharded, Stack, Threaded, core_to_core, cores,
 };
 
 use crate::pairs::{ALL_SHARES, ONE_SHARE};
@@ -102,6 +105,57 @@ pub(crate) fn accounting() -> Table {
             ("accounting beside a bare bitmap".into(), Box::new(move |run| row(bitmap, run))),
             ("accounting beside ours, which has its own already".into(), Box::new(move |run| row(ours, run))),
         ],
+        note: None,
+    }
+}
+
+/// The same worker with nobody beside it, and while another thread samples the use of the table every 10 ms.
+pub(crate) fn beside_a_reader() -> Table {
+    const COLUMNS: [&str; 2] = ["nobody", "a meter that samples every 10 ms"];
+    fn row(scene: Scene, run: &Run) -> Cells {
+        two_cores()?;
+        let ours = Ours::new(scene, Access::Handle, Resting::Default);
+        let mut sample = ours.meter();
+        let churn = std::cell::RefCell::new(Churn::new(ours, scene, scene.ports() / 2));
+        let (reads, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
+        // Turns of several samples each.
+        let effort =
+            if run.quick { run.effort } else { Effort { rounds: 61, turn: Duration::from_millis(50) } };
+        let measured = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(SeqCst) {
+                    if reads.load(SeqCst) {
+                        sample();
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            });
+            let mut race = Race::default();
+            for (name, beside) in COLUMNS.into_iter().zip([false, true]) {
+                let (churn, reads) = (&churn, &reads);
+                race.enter(name, move |n, ms| {
+                    reads.store(beside, SeqCst);
+                    churn.borrow_mut().set_time(ms);
+                    churn.borrow_mut().pairs(n);
+                });
+            }
+            let measured = race.run(effort);
+            is_over.store(true, SeqCst);
+            measured
+        });
+        crate::pairs::cells(&COLUMNS, &measured)
+    }
+    let rows = [("2,048 ports", ONE_SHARE), ("63,488 ports (31 shares)", ALL_SHARES)];
+    let row = |(name, scene)| -> Row {
+        (
+            format!("accounting: acquire + release, {name}, 50 % full, beside"),
+            Box::new(move |run| row(scene, run)),
+        )
+    };
+    Table {
+        cells: "nanoseconds (times those with nobody beside)",
+        columns: COLUMNS.to_vec(),
+        rows: rows.map(row).into(),
         note: None,
     }
 }
