@@ -49,6 +49,7 @@
 //! | [`usage`] | what was used? |
 //! | [`capacity`] | how full is it, and who must know? |
 //! | [`reuse`] | is a new connection needed at all? |
+//! | [`plan`] | how many addresses, and where? |
 //! | [`render`] | what must other systems be told? |
 //! | [`bundle`] | what must one machine be told? |
 //! | [`edge`] | what does one machine hold? |
@@ -68,6 +69,7 @@ pub mod inventory;
 pub mod lease;
 pub mod limits;
 pub mod net;
+pub mod plan;
 pub mod render;
 pub mod reuse;
 pub mod slices;

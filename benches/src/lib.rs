@@ -13,6 +13,7 @@
 //! | [`reports`] | reports of use: rolled up, written, read |
 //! | [`layouts`], [`apply`] | layouts of a large network; acquires while one is applied |
 //! | [`exits`] | where a request leaves |
+//! | [`placements`] | plans for a large network |
 //! | [`count`] | fixed loops for counting instructions |
 #![deny(unsafe_code)]
 
@@ -29,6 +30,7 @@ mod lookup;
 pub mod memory;
 mod ours;
 mod peers;
+pub mod placements;
 mod random;
 pub mod reports;
 mod rounds;

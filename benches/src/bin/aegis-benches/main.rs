@@ -9,6 +9,7 @@ mod crowds;
 mod exits;
 mod lookups;
 mod pairs;
+mod placements;
 mod reports;
 mod table;
 mod tails;
@@ -53,6 +54,7 @@ fn report(arguments: &Arguments) {
         children::memory(),
         connects::table(),
         children::layouts(),
+        placements::table(),
         tails::while_applied(),
         exits::table(),
         reports::table(),
