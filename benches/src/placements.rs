@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use aegis_core::fleet::{Coordinates, Fleet, Latencies, Reach};
-use aegis_core::plan::{Constraints, Load, OriginDemand, Plan, plan};
+use aegis_core::plan::{Constraints, OriginDemand, Plan, Traffic, plan};
 
 use crate::rounds::median;
 
@@ -37,7 +37,7 @@ fn demands(fleet: &Fleet, origins: usize, peak: f64) -> Vec<OriginDemand> {
     let places = [(50.1, 8.7), (39.0, -77.5), (1.35, 103.8)];
     let demand = |(nth, (latitude, longitude)): (usize, (f64, f64))| {
         let reach = Reach::estimated(fleet, Coordinates::new(latitude, longitude).expect("on Earth"));
-        let load = Load::Connections { peak, closes_per_second: 0.0 };
+        let load = Traffic::Connections { peak, closes_per_second: 0.0 };
         let ingress = world::sites().into_iter().map(|site| (site.data_center.id, f64::from(site.weight)));
         let origin = format!("origin-{nth}").parse().expect("a name");
         OriginDemand::new(origin, load, Duration::ZERO, ingress, reach).expect("a demand")

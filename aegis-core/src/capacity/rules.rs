@@ -86,9 +86,8 @@ impl Default for Rules {
 ///
 /// The recommended number of connections per egress IP and origin ([`RECOMMENDED_CONNECTIONS`]) is a setting of its own
 /// and does not follow from this.
-pub const fn planned_ports(ports: u32) -> u32 {
-    // The result is at most `ports`.
-    Percent(PLANNING_FRACTION_PERCENT).of(ports as u64) as u32
+pub const fn planned_ports(ports: u64) -> u64 {
+    Percent(PLANNING_FRACTION_PERCENT).of(ports)
 }
 
 #[cfg(test)]
@@ -123,7 +122,8 @@ mod tests {
         }
         assert!(Percent::new(0).is_err());
         assert_eq!(Percent::new(100).unwrap().of(u64::MAX), u64::MAX);
-        assert_eq!(planned_ports(u32::MAX), 3_435_973_836);
+        assert_eq!(planned_ports(u32::MAX.into()), 3_435_973_836);
+        assert_eq!(planned_ports(u64::MAX), u64::MAX / 5 * 4);
         let eighty = Percent::new(80).unwrap();
         assert!(eighty.exceeds(79, 100) && !eighty.exceeds(80, 100) && !eighty.exceeds(0, 0));
         assert!(Percent::new(100).unwrap().exceeds(u64::MAX - 1, u64::MAX));

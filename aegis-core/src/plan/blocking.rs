@@ -114,9 +114,7 @@ impl Shares {
 
     /// What the shares are planned for: the planning fraction of their ports, or less if too many would be refused then.
     pub fn planned(&self, target: Refusals, imbalance: Imbalance) -> u64 {
-        let ports = self.ports();
-        let planned = u32::try_from(ports).map_or(ports / 100 * 80, |ports| planned_ports(ports).into());
-        self.most_below(planned, target, imbalance)
+        self.most_below(planned_ports(self.ports()), target, imbalance)
     }
 
     fn most_below(&self, most: u64, target: Refusals, imbalance: Imbalance) -> u64 {

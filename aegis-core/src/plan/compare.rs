@@ -179,8 +179,7 @@ impl fmt::Display for Comparison {
             v6.points_of_egress,
             self.times()
         )?;
-        let planned =
-            |ports: u128| u32::try_from(ports).map_or(ports * 80 / 100, |ports| planned_ports(ports).into());
+        let planned = |ports: u128| planned_ports(u64::try_from(ports).unwrap_or(u64::MAX));
         writeln!(
             f,
             "planned for:         {} (and {RECOMMENDED_CONNECTIONS} x {} = {}) | {}",

@@ -12,7 +12,7 @@ const MOST: f64 = 1e12;
 
 /// How much there is to do at the peak.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Load {
+pub enum Traffic {
     /// So many connections are open at once.
     Connections {
         /// Concurrent connections.
@@ -35,7 +35,7 @@ pub enum Load {
 #[derive(Clone, PartialEq, Debug)]
 pub struct OriginDemand {
     origin: OriginId,
-    load: Load,
+    load: Traffic,
     hold: Duration,
     connections: u64,
     ingress: BTreeMap<DataCenterId, u64>,
@@ -52,17 +52,17 @@ impl OriginDemand {
     /// all; an ingress data center that is there twice. The message names origin and field.
     pub fn new(
         origin: OriginId,
-        load: Load,
+        load: Traffic,
         hold: Duration,
         ingress: impl IntoIterator<Item = (DataCenterId, f64)>,
         reach: Reach,
     ) -> Result<Self> {
         let checked = |field: &str, value: f64| quantity(&origin, field, value);
         let (open, closes) = match load {
-            Load::Connections { peak, closes_per_second } => {
+            Traffic::Connections { peak, closes_per_second } => {
                 (checked("peak", peak)?, checked("closes_per_second", closes_per_second)?)
             }
-            Load::Requests { per_second, per_connection, open_for } => {
+            Traffic::Requests { per_second, per_connection, open_for } => {
                 let (rate, reuse) =
                     (checked("per_second", per_second)?, checked("per_connection", per_connection)?);
                 if reuse < 1.0 {
@@ -103,7 +103,7 @@ impl OriginDemand {
     }
 
     /// What it was made of.
-    pub const fn load(&self) -> Load {
+    pub const fn load(&self) -> Traffic {
         self.load
     }
 
@@ -173,25 +173,28 @@ mod tests {
         Reach::measured(&fleet, [("fra".parse().unwrap(), Latency::ZERO)]).unwrap()
     }
 
-    fn demand(load: Load, hold: u64, ingress: &[(&str, f64)]) -> Result<OriginDemand> {
+    fn demand(load: Traffic, hold: u64, ingress: &[(&str, f64)]) -> Result<OriginDemand> {
         let ingress = ingress.iter().map(|(id, weight)| (id.parse().unwrap(), *weight));
         OriginDemand::new("shop".parse().unwrap(), load, Duration::from_secs(hold), ingress, reach())
     }
 
     #[test]
     fn requests_become_connections_by_their_duration_and_reuse_and_holds_come_on_top() {
-        let load =
-            Load::Requests { per_second: 9_000.0, per_connection: 3.0, open_for: Duration::from_millis(500) };
+        let load = Traffic::Requests {
+            per_second: 9_000.0,
+            per_connection: 3.0,
+            open_for: Duration::from_millis(500),
+        };
         // 3,000 connections a second, half a second each, and 69 s on hold.
         assert_eq!(demand(load, 0, &[("fra", 1.0)]).unwrap().connections(), 1_500);
         assert_eq!(demand(load, 69, &[("fra", 1.0)]).unwrap().connections(), 1_500 + 207_000);
-        let load = Load::Connections { peak: 100.5, closes_per_second: 2.0 };
+        let load = Traffic::Connections { peak: 100.5, closes_per_second: 2.0 };
         assert_eq!(demand(load, 10, &[("fra", 1.0)]).unwrap().connections(), 121);
     }
 
     #[test]
     fn the_parts_of_the_ingress_are_whole_and_add_up() {
-        let load = Load::Connections { peak: 100.0, closes_per_second: 0.0 };
+        let load = Traffic::Connections { peak: 100.0, closes_per_second: 0.0 };
         let demand = demand(load, 0, &[("ams", 1.0), ("fra", 1.0), ("lhr", 1.0), ("cdg", 0.0)]).unwrap();
         let parts: Vec<u64> = demand.ingress().values().copied().collect();
         assert_eq!(parts, [34, 33, 33]);
@@ -199,8 +202,8 @@ mod tests {
 
     #[test]
     fn absurd_demands_are_refused_by_origin_and_field() {
-        let peak = |peak| Load::Connections { peak, closes_per_second: 0.0 };
-        let requests = |per_second, per_connection, millis| Load::Requests {
+        let peak = |peak| Traffic::Connections { peak, closes_per_second: 0.0 };
+        let requests = |per_second, per_connection, millis| Traffic::Requests {
             per_second,
             per_connection,
             open_for: Duration::from_millis(millis),

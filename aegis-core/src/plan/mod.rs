@@ -16,7 +16,7 @@
 //! use aegis_core::fleet::{Coordinates, Latencies, Reach};
 //! use aegis_core::fleet_file::FleetFile;
 //! use aegis_core::limits::RECOMMENDED_CONNECTIONS;
-//! use aegis_core::plan::{Constraints, Imbalance, Load, Loss, OriginDemand, Prices, Refusals, Rule, Shares, plan};
+//! use aegis_core::plan::{Constraints, Imbalance, Traffic, Loss, OriginDemand, Prices, Refusals, Rule, Shares, plan};
 //! use aegis_core::slices::Cut;
 //!
 //! // 31 shares of 2,048 ports; 4 data centers for each address; 40,000 connections; 80 % of the ports.
@@ -49,7 +49,7 @@
 //! let demand = |peak| {
 //!     let ingress = [("fra", 4.0), ("lhr", 3.0), ("iad", 2.0), ("sin", 1.0)];
 //!     let ingress = ingress.map(|(id, weight)| (id.parse().expect("a name"), weight));
-//!     let load = Load::Connections { peak, closes_per_second: 0.0 };
+//!     let load = Traffic::Connections { peak, closes_per_second: 0.0 };
 //!     OriginDemand::new("shop".parse().expect("a name"), load, Duration::ZERO, ingress, reach())
 //! };
 //! let latencies = Latencies::estimated(&fleet);
@@ -103,7 +103,7 @@ mod tests;
 pub use blocking::{Imbalance, Refusals, Shares};
 pub use compare::{Advice, Comparison, Prices, Side};
 pub use constraints::Constraints;
-pub use demand::{Load, OriginDemand};
+pub use demand::{OriginDemand, Traffic};
 pub use explain::{Break, Exit, Limit, WorstLoss};
 pub use output::Rented;
 pub use placement::{Cities, Loss};

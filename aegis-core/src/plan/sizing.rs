@@ -74,7 +74,7 @@ fn addresses(rule: Rule, need: &Need, problem: &Problem, ports: u32) -> u64 {
     let connections = need.total();
     match rule {
         Rule::Recommended => connections.div_ceil(RECOMMENDED_CONNECTIONS.into()),
-        Rule::Ports => connections.div_ceil(u64::from(planned_ports(ports)).max(1)),
+        Rule::Ports => connections.div_ceil(planned_ports(ports.into()).max(1)),
         Rule::Refusals => {
             let capacity: u64 = best(need, problem).iter().take(problem.per_address.into()).sum();
             connections.div_ceil(capacity.max(1))

@@ -33,7 +33,7 @@ fn demand(fleet: &Fleet, peak: f64) -> OriginDemand {
 }
 
 fn from(ingress: &[(&str, f64)], reach: Reach, peak: f64) -> crate::Result<OriginDemand> {
-    let load = Load::Connections { peak, closes_per_second: 0.0 };
+    let load = Traffic::Connections { peak, closes_per_second: 0.0 };
     let ingress = ingress.iter().map(|(code, weight)| (id(code), *weight));
     OriginDemand::new("shop".parse().unwrap(), load, Duration::ZERO, ingress, reach)
 }

@@ -39,11 +39,8 @@ const WORK: u64 = 700_000_000;
 /// Steps of the first bound, and of the second one from the prices of the placement.
 const STEPS: [u32; 2] = [160, 120];
 
-/// A placement that costs at most this fraction more than the bound is not searched on.
-const GOOD: f64 = 1e-4;
-
-/// One that no exchange makes better is shaken only if it costs more than this fraction above the bound.
-const ENOUGH: f64 = 2e-3;
+/// A placement that costs at most this fraction more than the bound is not searched on: a fifth of what is promised.
+const GOOD: f64 = 2e-3;
 
 impl Placement {
     /// How far it may be from the best, as a fraction of its cost: 0.01 is one percent.
@@ -82,7 +79,7 @@ pub fn place(problem: &Problem, weights: &[u64]) -> Option<Placement> {
     if !is_good(&bound, &state) {
         search::improve(&mut state, &items, &mut chosen, work, WORK);
         let limit = *work + WORK / 8;
-        let enough = (bound.cost * (1.0 + ENOUGH)) as i128;
+        let enough = (bound.cost * (1.0 + GOOD)) as i128;
         search::shake(&mut state, &items, &mut chosen, enough, work, limit);
         tighten(&mut bound, &items, &state, work);
     }
