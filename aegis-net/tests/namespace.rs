@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::io::Write;
 use std::io::{ErrorKind, Read};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -65,7 +66,8 @@ fn calm(share: &Share) {
 fn the_kernel_agrees_with_every_grant_and_no_origin_is_reset() {
     netns::in_fresh("the_kernel_agrees_with_every_grant_and_no_origin_is_reset", || {
         if !raise_descriptors() {
-            eprintln!(
+            let _ = writeln!(
+                std::io::stderr(),
                 "SKIPPED the_kernel_agrees_with_every_grant_and_no_origin_is_reset: too few descriptors"
             );
             return;

@@ -4,6 +4,7 @@
 //! The problem is written for the solver from its definition, not from how it is searched here.
 
 use std::fmt::Write;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -187,7 +188,10 @@ fn python() -> Option<&'static str> {
 #[test]
 fn placements_are_within_one_percent_of_an_exact_solver_and_feasible_exactly_when_it_says_so() {
     let Some(python) = python() else {
-        eprintln!("!! SKIPPED placement against HiGHS: no python3 with highspy; pip install highspy");
+        let _ = writeln!(
+            std::io::stderr(),
+            "!! SKIPPED placement against HiGHS: no python3 with highspy; pip install highspy"
+        );
         return;
     };
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("placement");

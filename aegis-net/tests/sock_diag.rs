@@ -3,6 +3,7 @@
 mod common;
 
 use std::io::Read;
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -13,6 +14,13 @@ use common::{Silent, egress_ip, eventually, fresh_ports, netns, origin};
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind, connect, getsockname, listen, socket_with, sockopt,
 };
+
+/// Says on the real stderr, which the test runner does not keep to itself, what was not tested.
+macro_rules! skipped {
+    ($($what:tt)*) => {{
+        let _ = writeln!(std::io::stderr(), "SKIPPED {}", format_args!($($what)*));
+    }};
+}
 
 /// A socket as the recipe makes it, bound.
 fn bound(source: SocketAddr) -> OwnedFd {
@@ -154,7 +162,7 @@ fn a_mapped_socket_is_an_ipv4_one_and_a_real_ipv6_one_is_not() {
     assert_eq!(kernel.find(Protocol::Tcp, first(ports), address).unwrap(), Some(seen));
 
     let v6 = SocketAddr::new("::1".parse().unwrap(), ports.hi());
-    let Ok(_listener) = TcpListener::bind(v6) else { return eprintln!("SKIPPED half a test: no IPv6") };
+    let Ok(_listener) = TcpListener::bind(v6) else { return skipped!("half a test: no IPv6") };
     let _stream = dial(SocketAddr::new(v6.ip(), 0), v6);
     let seen = list(PortRange::new(ports.hi(), ports.hi()).unwrap());
     // The listener, and the connection that nobody has accepted.
@@ -168,7 +176,7 @@ fn a_wildcard_listener_says_whether_it_leaves_ipv4_alone() {
     for v6_only in [false, true] {
         let Ok(socket) = socket_with(AddressFamily::INET6, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         else {
-            return eprintln!("SKIPPED a_wildcard_listener_says_whether_it_leaves_ipv4_alone: no IPv6");
+            return skipped!("a_wildcard_listener_says_whether_it_leaves_ipv4_alone: no IPv6");
         };
         sockopt::set_ipv6_v6only(&socket, v6_only).unwrap();
         // The kernel knows a port that no other test, and no remains of one, has on any address.
@@ -255,7 +263,7 @@ fn many_are_found_in_their_order_and_as_each_by_itself() {
         (listener, stream)
     });
     if v6.is_err() {
-        eprintln!("SKIPPED half a test: no IPv6");
+        skipped!("half a test: no IPv6");
     }
     // From the other end: a connection that nobody has accepted, and the listener, which is none.
     tuples.extend([(address, sources[0]), (address, sources[1])]);
@@ -333,7 +341,7 @@ fn nth_source(n: usize) -> SocketAddr {
 /// Connections that are open, or in TIME_WAIT, which need no descriptors.
 fn list_thousands(open: bool, count: usize) {
     if open && !descriptors(count as u64 + 500) {
-        return eprintln!("SKIPPED {count} open connections: too few descriptors");
+        return skipped!("{count} open connections: too few descriptors");
     }
     netns::sysctl("net.ipv4.tcp_max_tw_buckets", "200000");
     // Connections that nobody accepts need no second descriptor.

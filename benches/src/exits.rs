@@ -6,8 +6,7 @@ use std::sync::Arc;
 use aegis_core::exit::{Criterion, Ingress, Ranking, Share, Sites, SpillOver, Threshold};
 use aegis_core::fleet::{Coordinates, Fleet, Latencies, Reach};
 
-#[path = "../../aegis-core/tests/world/mod.rs"]
-mod world;
+use crate::world;
 
 /// Who holds the pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,7 +106,9 @@ mod tests {
         for held in [Held::AtFour, Held::Everywhere] {
             let scene = Scene::new(held);
             scene.rank(1);
-            [Load::Half, Load::BestBusy, Load::Full].map(|load| scene.choose(load, 10));
+            for load in [Load::Half, Load::BestBusy, Load::Full] {
+                scene.choose(load, 10);
+            }
         }
     }
 }

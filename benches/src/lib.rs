@@ -37,6 +37,8 @@ mod rounds;
 pub mod safety;
 mod tail;
 mod threads;
+#[path = "../../aegis-core/tests/world/mod.rs"]
+mod world;
 
 pub use contender::{Beside, Churn, Contender, Scene, fill, refusal};
 pub use cores::{core_to_core, cores};

@@ -7,8 +7,7 @@ use aegis_core::plan::{Constraints, OriginDemand, Plan, Traffic, plan};
 
 use crate::rounds::median;
 
-#[path = "../../aegis-core/tests/world/mod.rs"]
-mod world;
+use crate::world;
 
 /// Milliseconds of a whole plan with exactly so many addresses, median of `rounds`, and what it is proven to be within of
 /// the best placement, in percent. All data centers have 8 machines; traffic is by inhabitants, and as much as leaves

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::bundle::Bundle;
-use crate::epoch::{Epoch, Layout, LayoutPolicy};
+use crate::epoch::{Epoch, Layout};
 use crate::error::{Item, Refusal, Result, unique};
 use crate::fleet::{Coordinates, DataCenter, Fleet, Machine};
 use crate::id::{AccountId, HoldingId, MachineId, OriginId, PoolId};
@@ -90,12 +90,7 @@ impl FleetFile {
     /// # Errors
     /// As [`Layout::build`].
     pub fn layout(&self, previous: Option<&Layout>, epoch: Epoch) -> Result<Layout> {
-        let policy = LayoutPolicy {
-            cut: self.policy.cut()?,
-            data_centers_per_address: self.policy.data_centers_per_address,
-            max_granules_per_machine: self.policy.max_granules_per_machine,
-        };
-        Layout::build(&self.fleet, &self.inventory, &policy, previous, epoch)
+        Layout::build(&self.fleet, &self.inventory, &self.policy.layout()?, previous, epoch)
     }
 
     /// What `machine` needs of `layout`, a layout of this fleet.

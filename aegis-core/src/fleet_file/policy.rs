@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Item, Refusal};
+use crate::epoch::LayoutPolicy;
+use crate::error::{Error, Item, Refusal, Result};
 use crate::limits;
 use crate::net::PortRange;
 use crate::slices::{Cut, GranuleSize};
@@ -39,6 +40,18 @@ impl Default for Policy {
 }
 
 impl Policy {
+    /// What of it layouts are built by.
+    ///
+    /// # Errors
+    /// The granules cannot be cut so.
+    pub fn layout(&self) -> Result<LayoutPolicy> {
+        Ok(LayoutPolicy {
+            cut: self.cut()?,
+            data_centers_per_address: self.data_centers_per_address,
+            max_granules_per_machine: self.max_granules_per_machine,
+        })
+    }
+
     /// How every IPv4 address is cut.
     pub(super) fn cut(&self) -> Result<Cut, Refusal> {
         let refuse = |field, error: &Error| Refusal::new(Item::Only("policy"), field, error.message());

@@ -7,6 +7,8 @@
 //!
 //! Then the fleet changes while connections are open: a machine joins, one is drained, one is killed. Ports change hands,
 //! no connection breaks but those of the killed process, and every one still belongs to who opened it.
+//!
+//! At the end the planner says how many addresses this fleet would need for what was open.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is a program")]
 
@@ -16,6 +18,7 @@ mod company;
 mod machine;
 mod messages;
 mod origin;
+mod planning;
 mod play;
 mod process;
 mod report;
@@ -79,5 +82,6 @@ fn demo(mut words: &[&str]) -> Result<bool> {
     let stage = stage::Stage::set(&name, &text, machine::descriptors()?)?;
     stage.describe();
     let outcome = play::play(&stage, &out)?;
+    planning::plan(&stage, &outcome, &out)?;
     Ok(report::verdict(&outcome))
 }

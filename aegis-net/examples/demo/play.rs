@@ -17,6 +17,8 @@ use crate::{Result, acts, report};
 pub(crate) struct Outcome {
     pub(crate) violations: Vec<String>,
     pub(crate) origins: Vec<Seen>,
+    /// Where they played, in the order of the stage's servers.
+    pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) machines: Vec<Machine>,
     /// How many machines have had a process.
     pub(crate) played: usize,
@@ -43,6 +45,7 @@ pub(crate) fn play(stage: &Stage, out: &Path) -> Result<Outcome> {
     }
     let addresses: Vec<SocketAddr> = company.origins().map(|(_, address)| address).collect();
     let [first, second, udp] = addresses[..] else { unreachable!("three were started") };
+    outcome.addresses = addresses;
     let machines = company.players();
 
     let capacity: u32 = machines.iter().map(|id| stage.ports(&stage.layout, id)).sum();

@@ -1,6 +1,7 @@
 //! Network namespaces: a closure runs in a fresh one, on a thread of its own. Nothing is left over: the namespace is
 //! gone when the thread and its sockets are.
 
+use std::io::Write;
 use std::net::UdpSocket;
 use std::process::Command;
 use std::sync::mpsc;
@@ -28,7 +29,7 @@ pub fn in_fresh<T: Send + 'static>(test: &str, body: impl FnOnce() -> T + Send +
     match result.recv_timeout(PATIENCE) {
         Ok(Ok(value)) => Some(value),
         Ok(Err(why)) => {
-            eprintln!("SKIPPED {test}: {why}");
+            let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
             None
         }
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("{test} is not done after {PATIENCE:?}"),
