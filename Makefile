@@ -9,7 +9,7 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 FUZZ_SECONDS ?= 60
 # 0: drawn anew each time.
 FUZZ_SEED ?= 0
-FUZZ_TARGETS := fleet_file bundle image lookup lease_ops lease_memory handover report
+FUZZ_TARGETS := fleet_file bundle image lookup lease_ops lease_memory handover report trace
 
 # $(call heading,text): a line that is easy to find in a long log.
 heading = @printf '\n== %s ==\n' "$(1)"

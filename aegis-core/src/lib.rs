@@ -49,7 +49,7 @@
 //! | [`usage`] | what was used? |
 //! | [`capacity`] | how full is it, and who must know? |
 //! | [`reuse`] | is a new connection needed at all? |
-//! | [`plan`] | how many addresses, and where? |
+//! | [`plan`] | how many addresses does it take, where, and what would a day be like? |
 //! | [`render`] | what must other systems be told? |
 //! | [`bundle`] | what must one machine be told? |
 //! | [`edge`] | what does one machine hold? |

@@ -89,8 +89,8 @@ fn inventory(addresses: u32) -> Inventory {
     Inventory::new([holding], [pool], 4).expect("one holding, one pool")
 }
 
-/// MiB.
-fn peak() -> f64 {
+/// The largest resident set of this process so far, in MiB.
+pub(crate) fn peak() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());

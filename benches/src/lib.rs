@@ -11,6 +11,7 @@
 //! | `counting`, [`safety`], [`memory`], [`connect`] | the cost of counters; duplicates; resident memory; real connections |
 //! | `lookup` | owners of returning packets |
 //! | [`reports`] | reports of use: rolled up, written, read |
+//! | [`replay`] | what-if replays of synthetic days |
 //! | [`layouts`], [`apply`] | layouts of a large network; acquires while one is applied |
 //! | [`exits`] | where a request leaves |
 //! | [`placements`] | plans for a large network |
@@ -32,6 +33,7 @@ mod ours;
 mod peers;
 pub mod placements;
 mod random;
+pub mod replay;
 pub mod reports;
 mod rounds;
 pub mod safety;

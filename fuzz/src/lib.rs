@@ -15,7 +15,7 @@ pub use handover::handover;
 pub use lease_memory::lease_memory;
 pub use lease_ops::lease_ops;
 pub use owners::{image, lookup};
-pub use parsers::{bundle, fleet_file, report};
+pub use parsers::{bundle, fleet_file, report, trace};
 
 /// Runs a target's body on files, for example on what the fuzzer left in `artifacts`.
 ///

@@ -1,11 +1,16 @@
 use core::net::IpAddr;
+use std::sync::LazyLock;
 
 use aegis_core::bundle::Bundle;
 use aegis_core::edge::Edge;
 use aegis_core::epoch::{Epoch, Layout};
+use aegis_core::fleet::{Coordinates, Latencies, Reach};
 use aegis_core::fleet_file::FleetFile;
 use aegis_core::lease::Config;
+use aegis_core::net::{Origin, Protocol};
+use aegis_core::plan::replay::{Paths, Record, Replay, Reuse, Settings, Trace};
 use aegis_core::soft_unicast;
+use aegis_core::time::Time;
 use aegis_core::usage::{AddError, Added, Columns, Counted, Of, Period, Rollup, read_ndjson, write_ndjson};
 
 /// A larger fleet is read, but no layout is built of it: it costs seconds, and finds nothing that a small one does not.
@@ -132,4 +137,54 @@ pub fn report(input: &[u8]) {
     }
     rollup.forget_before(u64::MAX);
     drop(rollup.gaps());
+}
+
+/// What traces are replayed against.
+static ONE_ADDRESS: LazyLock<(FleetFile, Layout, Paths)> = LazyLock::new(|| {
+    let text = include_str!("../corpus/fleet_file/one-address.toml");
+    let file = FleetFile::parse("fleet.toml", text).expect("a seed of another target");
+    let layout = file.layout(None, Epoch::new(1)).expect("it has a layout");
+    let origins = [(Protocol::Tcp, "203.0.113.10:443"), (Protocol::Udp, "203.0.113.10:443")]
+        .map(|(protocol, at)| Origin::new(protocol, at.parse().expect("an address")).expect("a destination"));
+    let reach = Reach::estimated(&file.fleet, Coordinates::new(50.0, 8.0).expect("on earth"));
+    let paths = Paths::new(Latencies::estimated(&file.fleet), origins.map(|origin| (origin, reach.clone())));
+    (file, layout, paths.expect("a few of each"))
+});
+
+/// A trace's text: each line is read or refused with its number. What was read is in order, and a replay of it loses
+/// nothing.
+pub fn trace(input: &[u8]) {
+    let (file, layout, paths) = &*ONE_ADDRESS;
+    let mut trace = Trace::new(paths, input.split(|byte| *byte == b'\n'));
+    let mut records: Vec<Record> = Vec::new();
+    for record in &mut trace {
+        match record {
+            Ok(record) => records.push(record),
+            Err(error) => assert!(error.message().starts_with("line "), "an error without a place: {error}"),
+        }
+    }
+    assert!(trace.next().is_none(), "something comes after the end");
+    assert!(records.is_sorted_by_key(|record| record.start));
+
+    let pool = file.inventory.pools().next().expect("it has a pool");
+    let from = records.first().map_or(Time::ZERO, |record| record.start);
+    let until = Time::from_millis(from.as_millis() + 3_600_000);
+    let until = until.min(Time::from_millis(1 << 48));
+    if until <= from {
+        return;
+    }
+    let reuse = if input.len() % 2 == 0 {
+        Reuse::Never
+    } else {
+        Reuse::KeepAlive(core::time::Duration::from_secs(5))
+    };
+    let settings = Settings { from, until, reuse, ..Settings::default() };
+    let replay =
+        Replay::new(&file.fleet, layout, &pool.prefixes, paths, &settings).expect("a replay of that layout");
+    let outcome = replay.run(records.iter().copied().map(Ok), &mut ()).expect("records in order");
+    let totals = outcome.totals;
+    let replayed = records.iter().filter(|record| record.start < until).count() as u64;
+    assert_eq!(totals.opened + totals.reused + totals.refused, replayed);
+    assert_eq!(totals.opened, totals.closed + u64::from(outcome.live));
+    assert!(outcome.uses.iter().all(|used| used.max <= used.ports));
 }

@@ -28,6 +28,11 @@ fn bundles_are_canonical_or_refused() {
 }
 
 #[test]
+fn traces_are_read_or_refused_and_replayed_without_a_loss() {
+    replay("trace", aegis_fuzz::trace);
+}
+
+#[test]
 fn images_are_canonical_or_refused() {
     replay("image", aegis_fuzz::image);
 }

@@ -1,3 +1,4 @@
+use core::iter::Peekable;
 use std::sync::Arc;
 
 use super::sites::{Sites, unknown};
@@ -32,7 +33,7 @@ pub enum Ingress {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ranking {
     pub(super) sites: Arc<Sites>,
-    pub(super) order: Vec<Ranked>,
+    pub(super) order: Box<[Ranked]>,
     /// The site and, in its shares, the share of the machine where the request has come in.
     pub(super) own: Option<(usize, usize)>,
     pub(super) unrestricted: Path,
@@ -51,8 +52,6 @@ pub(super) struct Ranked {
 pub(super) struct Path {
     pub(super) hop: Latency,
     pub(super) total: Latency,
-    /// Less is better.
-    key: (Nearness, Latency, Latency),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -78,15 +77,18 @@ impl Ranking {
         criterion: Criterion,
     ) -> Result<Self> {
         let here = place(fleet, ingress)?;
-        // What the matrix does not know is out of reach, but nobody is out of reach of himself.
         let row = latencies.position(&here.id);
-        let hop_to = |id: &DataCenterId| match row.zip(latencies.position(id)) {
-            Some((from, to)) => latencies.at(from, to),
-            None => (*id == here.id).then_some(Latency::ZERO),
-        };
-        let path = |id: &DataCenterId, to_origin: Latency| {
-            let place = fleet.data_center(id).filter(|place| place.partition == Partition::Global)?;
-            let hop = hop_to(id)?;
+        // All are in order of ids: to walk along costs less than to look up each.
+        let mut columns = latencies.data_centers().iter().enumerate().map(|(to, id)| (id, to)).peekable();
+        let mut places = fleet.data_centers().map(|place| (&place.id, place)).peekable();
+        let mut path = |id: &DataCenterId, to_origin: Latency| {
+            let place = walk_to(id, &mut places).filter(|place| place.partition == Partition::Global)?;
+            // What the matrix does not know is out of reach, but nobody is out of reach of himself.
+            let hop = match row.zip(walk_to(id, &mut columns)) {
+                Some((from, to)) => latencies.at(from, to)?,
+                None if *id == here.id => Latency::ZERO,
+                None => return None,
+            };
             let total = hop + to_origin;
             let key = match criterion {
                 Criterion::TotalLatency => (Nearness::Elsewhere, total, total),
@@ -95,28 +97,36 @@ impl Ranking {
                 Criterion::NearestIngress if place.city == here.city => (Nearness::SameLocation, hop, total),
                 Criterion::NearestIngress => (Nearness::Elsewhere, hop, total),
             };
-            Some(Path { hop, total, key })
+            Some((key, Path { hop, total }))
         };
 
-        let ranked = sites.data_centers().enumerate().filter_map(|(site, id)| {
-            let path = path(id, reach.get(id)?)?;
-            Some(Ranked { site, path })
-        });
-        let mut order: Vec<_> = ranked.collect();
-        order.sort_unstable_by_key(|ranked| (ranked.path.key, ranked.site));
-
-        let anywhere = reach.iter().filter_map(|(id, to_origin)| Some((path(id, to_origin)?, id)));
-        let best = anywhere.min_by_key(|(path, id)| (path.key, *id));
+        let mut at_sites = sites.data_centers().enumerate().map(|(site, id)| (id, site)).peekable();
+        let mut order = Vec::new();
+        let mut best: Option<(_, Path, &DataCenterId)> = None;
+        for (id, to_origin) in reach.iter() {
+            let Some((key, path)) = path(id, to_origin) else { continue };
+            if best.is_none_or(|(least, ..)| key < least) {
+                best = Some((key, path, id));
+            }
+            order.extend(walk_to(id, &mut at_sites).map(|site| (key, Ranked { site, path })));
+        }
+        order.sort_unstable_by_key(|(key, ranked)| (*key, ranked.site));
         match (best, order.is_empty()) {
-            (Some((unrestricted, at)), false) => Ok(Self {
+            (Some((_, unrestricted, at)), false) => Ok(Self {
                 own: own(sites, ingress, &here.id),
                 sites: Arc::clone(sites),
-                order,
+                order: order.into_iter().map(|(_, ranked)| ranked).collect(),
                 unrestricted,
                 unrestricted_at: at.clone(),
             }),
-            (best, _) => Err(nowhere(sites, &here.id, reach, best.map(|(_, id)| id))),
+            (best, _) => Err(nowhere(sites, &here.id, reach, best.map(|(.., id)| id))),
         }
+    }
+
+    /// The same with the best site alone: enough for [`SpillOver::Never`](super::SpillOver::Never), and small, for who
+    /// keeps many. Whether there are free ports elsewhere is then not known.
+    pub(crate) fn only_best(self) -> Self {
+        Self { order: [self.order[0]].into(), ..self }
     }
 
     /// The sites, best first, and the time to the origin by way of each.
@@ -130,6 +140,15 @@ impl Ranking {
     pub fn unrestricted(&self) -> (&DataCenterId, Latency) {
         (&self.unrestricted_at, self.unrestricted.total)
     }
+}
+
+/// What belongs to `id` in a list in order of ids, of which all that is before is dropped.
+fn walk_to<'a, T>(
+    id: &DataCenterId,
+    list: &mut Peekable<impl Iterator<Item = (&'a DataCenterId, T)>>,
+) -> Option<T> {
+    while list.next_if(|(other, _)| *other < id).is_some() {}
+    list.next_if(|(other, _)| *other == id).map(|(_, found)| found)
 }
 
 fn place<'a>(fleet: &'a Fleet, ingress: &Ingress) -> Result<&'a DataCenter> {

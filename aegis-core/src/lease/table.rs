@@ -50,13 +50,18 @@ impl Table {
     /// As [`Table::create`].
     pub fn new(config: Config, seed: Seed) -> Result<Self> {
         config.check()?;
-        let mut table = Self::create(config, Heap::zeroed(Map::new(&config).size)?, seed, 1)?;
-        table.shared = false;
-        Ok(table)
+        Self::of_this_process(config, Heap::zeroed(Map::new(&config).size)?, seed)
     }
 }
 
 impl<M: Memory> Table<M> {
+    /// As [`Table::new`], in zeroed `memory` that no other process sees.
+    pub(crate) fn of_this_process(config: Config, memory: M, seed: Seed) -> Result<Self> {
+        let mut table = Self::create(config, memory, seed, 1)?;
+        table.shared = false;
+        Ok(table)
+    }
+
     /// Memory that a table of this configuration needs.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! How many addresses, and where?
+//! How many addresses does it take, where, and what would a day be like ([`replay`])?
 //!
 //! ```text
 //! demand by origin and ingress --> sizing: 40,000 rule, 80 % rule, refusals of uneven shares, loss of a data center
@@ -94,6 +94,7 @@ mod demand;
 mod explain;
 mod output;
 pub mod placement;
+pub mod replay;
 mod run;
 mod sizing;
 

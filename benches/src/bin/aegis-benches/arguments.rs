@@ -13,6 +13,7 @@ Prints Markdown tables of the hot paths next to their peers.
     --date DATE     written into the heading; today if not given
 
     --child memory LOAD WHO               a row of memory, in this process alone
+    --child replay LOAD                   a row of replays, in this process alone
     --child connect WAY GRANULES LIVE     connects as often as each line of the input says
     --child origin                        the other side of those: accepts from its input
     --child count LOOP N                  a loop of N operations, to count instructions of";

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use aegis_benches::memory::{self, Grown, Load};
-use aegis_benches::{connect, count, layouts};
+use aegis_benches::{connect, count, layouts, replay};
 
 use crate::table::{Cells, Row, Run, Table};
 
@@ -29,6 +29,15 @@ pub(crate) fn serve(words: &[String]) -> Result<(), String> {
             let (machines, rounds) = (number(machines)? as usize, number(rounds)? as usize);
             let cells = layouts::measure(machines, number(addresses)?, rounds);
             println!("{}", cells.iter().map(|cell| format!("{cell:.0}")).collect::<Vec<_>>().join(" "));
+            Ok(())
+        }
+        ["replay", load, ref quick @ ..] => {
+            let known = replay::Load::ALL.into_iter().find(|l| l.name == load);
+            let load = known.ok_or_else(|| format!("no load {load:?}"))?;
+            let (load, rounds) = if *quick == ["quick"] { (load.quick(), 1) } else { (load, 3) };
+            let replay::Speed { events, records, live, refused, reused, peak } =
+                replay::measure(load, rounds);
+            println!("{:.2} {:.1} {live} {reused} {refused} {peak:.0}", events / 1e6, records / 1e6);
             Ok(())
         }
         ["origin"] => connect::accept_all().map_err(|error| format!("origin: {error}")),
@@ -99,6 +108,45 @@ fn memory_cells(load: Load, run: &Run) -> Cells {
 }
 
 /// Ours alone: nobody else does it. In processes of their own, as memory is measured too.
+pub(crate) fn replays() -> Table {
+    let rows = [
+        "replay a day, 31 machines, 1 address, 4 origins",
+        "replay a day, 10,000 machines, 256 addresses, 100 origins",
+        "replay an hour of 280,000 live connections, the same",
+        "replay a day of requests, connections kept idle for 10 s, the same",
+    ];
+    let row = |(load, name): (replay::Load, &str)| -> Row {
+        (name.into(), Box::new(move |run| replay_cells(load, run)))
+    };
+    let note = |run: &Run| {
+        let lines = if run.quick { 10_000 } else { 3_000_000 };
+        format!("A trace is read at {:.1} million lines a second.", replay::lines_a_second(lines) / 1e6)
+    };
+    Table {
+        cells: "one thread, processor time",
+        columns: vec![
+            "million events/s",
+            "million records/s drawn",
+            "live at most",
+            "requests without a connection of their own",
+            "refused",
+            "peak MiB",
+        ],
+        rows: replay::Load::ALL.into_iter().zip(rows).map(row).collect(),
+        note: Some(Box::new(note)),
+    }
+}
+
+fn replay_cells(load: replay::Load, run: &Run) -> Cells {
+    let mut words = vec!["replay", load.name];
+    words.extend(run.quick.then_some("quick"));
+    let output = child(&words)?.output().map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        return Err(format!("it ended by {}", output.status));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect())
+}
+
 pub(crate) fn layouts() -> Table {
     let row = |addresses: u32| -> Row {
         let plural = if addresses == 1 { "address" } else { "addresses" };

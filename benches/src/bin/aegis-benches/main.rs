@@ -55,6 +55,7 @@ fn report(arguments: &Arguments) {
         connects::table(),
         children::layouts(),
         placements::table(),
+        children::replays(),
         tails::while_applied(),
         exits::table(),
         reports::table(),
