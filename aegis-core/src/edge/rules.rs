@@ -49,6 +49,7 @@ impl Rules {
     /// Accounts first: a zone's quota has its account's as parent.
     pub(super) fn set_quotas<M: Memory>(&self, bundle: &Bundle, table: &Table<M>) -> Result<Quotas> {
         let mut quotas = Quotas::default();
+        let first_zone = self.accounts.len().min(u16::MAX.into()) as u16;
         let mut next = 0;
         let mut set = |limit: u32, parent| {
             let slot = table.set_quota(next, limit, parent)?;
@@ -60,7 +61,11 @@ impl Rules {
         }
         for (zone, limit) in &self.zones {
             let grant = bundle.grants().iter().find(|grant| grant.zone == *zone);
-            let account = grant.and_then(|grant| quotas.accounts.get(&grant.account).copied());
+            let account = match grant {
+                Some(grant) => quotas.accounts.get(&grant.account).copied(),
+                // What it has still counts for the account that it was of, until it ends.
+                None => table.quota_parent(first_zone.saturating_add(quotas.zones.len() as u16)),
+            };
             quotas.zones.insert(zone.clone(), set(*limit, account)?);
         }
         Ok(quotas)

@@ -59,6 +59,12 @@ impl<M: Memory> Table<M> {
         Ok(QuotaSlot { number, is_limited: true })
     }
 
+    /// The parent that a quota has, which has a limit.
+    pub(crate) fn quota_parent(&self, number: u16) -> Option<QuotaSlot> {
+        let number = self.lineage(number).nth(1)?;
+        Some(QuotaSlot { number, is_limited: true })
+    }
+
     /// Live leases that count for a quota.
     pub fn quota_used(&self, quota: QuotaSlot) -> u64 {
         if quota.number >= self.config.quotas { 0 } else { self.used(quota.number) }

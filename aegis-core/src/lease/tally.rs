@@ -404,7 +404,7 @@ impl<M: Memory> Table<M> {
             let seen = entry.load(SeqCst);
             match Key(seen).counts() {
                 Counts::User(of, reason) if of == u32::from(user.number) && (reason as usize) < REASONS => {
-                    refused[reason as usize] += seen & OFTEN;
+                    refused[reason as usize] = refused[reason as usize].wrapping_add(seen & OFTEN);
                 }
                 _ => {}
             }
