@@ -9,7 +9,7 @@ use crate::lease::{Cell, Memory, Table};
 use crate::net::Origin;
 use crate::time::Time;
 
-use super::{Record, Refused, Rows, Subject, Usage, capacities, occupancy, set_capacity};
+use super::{Capacities, Record, Refused, Rows, Subject, Usage, occupancy, set_capacity};
 
 /// Integrates the use of one lease table, and makes records of it interval by interval. There is one meter for a table: it
 /// takes the high-water marks with it when it closes an interval ([`Usage::peak`] says how near the truth they are; what is
@@ -26,6 +26,8 @@ pub struct Meter {
     last: Time,
     sources: BTreeMap<(IpAddr, Option<Origin>), Source>,
     egress: BTreeMap<IpAddr, [u64; 3]>,
+    /// As of the last sample.
+    capacity: Capacities,
     /// By page: the use of it that was seen last, and its numbers.
     seen: BTreeMap<u32, (u16, [u64; 3])>,
     zones: BTreeMap<ZoneId, Zone>,
@@ -140,6 +142,7 @@ impl Meter {
             last: now,
             sources: BTreeMap::new(),
             egress: BTreeMap::new(),
+            capacity: Capacities::new(),
             seen: BTreeMap::new(),
             zones: BTreeMap::new(),
         };
@@ -163,9 +166,11 @@ impl Meter {
         self.last = self.last.max(now);
         let sources = self.sources.values_mut().map(|source| &mut source.load);
         sources.chain(self.zones.values_mut().map(|zone| &mut zone.load)).for_each(|load| load.go_on(ms));
-        self.look(occupancy(table, now));
+        let (rows, capacity) = occupancy(table, now);
+        self.look(rows);
         self.count(table);
-        set_capacity(table, self.sources.values_mut().map(|source| &mut source.row));
+        set_capacity(&capacity, self.sources.values_mut().map(|source| &mut source.row));
+        self.capacity = capacity;
         self.look_at_zones(zones);
     }
 
@@ -183,7 +188,7 @@ impl Meter {
             load.max = load.max.max(peak);
         }
         let mut records = Vec::new();
-        let mut idle = capacities(table);
+        let mut idle = self.capacity.clone();
         self.sources.retain(|&(egress_ip, origin), source| {
             let [granted, exhausted, origin_limit] = source.since_reported();
             let Usage { live, held, resting, parked, capacity, .. } = source.row;

@@ -64,11 +64,11 @@ mod schema;
 mod summary;
 
 use core::net::IpAddr;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Serialize, Serializer};
 
-use crate::lease::{Memory, Table};
+use crate::lease::{GranuleState, Memory, Table};
 use crate::net::{Origin, Protocol};
 use crate::time::Time;
 
@@ -131,9 +131,10 @@ impl Usage {
     }
 
     fn count(&mut self, [granted, refused, by_limit]: [u64; 3]) {
-        self.granted += granted;
-        self.refused += refused;
-        self.refused_by_limit += by_limit;
+        // Another process may have written anything.
+        self.granted = self.granted.saturating_add(granted);
+        self.refused = self.refused.saturating_add(refused);
+        self.refused_by_limit = self.refused_by_limit.saturating_add(by_limit);
     }
 
     /// Live and held tuples as a fraction of the ports provisioned, 0 to 1.
@@ -157,22 +158,28 @@ fn protocol_and_address<S: Serializer>(origin: &Option<Origin>, serializer: S) -
 /// Nobody is stopped to read: the counts of different pages are of different short moments, and of what was granted and
 /// refused the last 64 of a worker may be seen only the next time.
 pub fn read<M: Memory>(table: &Table<M>, now: Time) -> Vec<Usage> {
-    let mut rows = occupancy(table, now);
+    let (mut rows, capacity) = occupancy(table, now);
     for tally in table.tallies() {
         let (egress_ip, origin) = (tally.egress_ip, tally.origin);
         let row = rows.entry((egress_ip, origin)).or_insert_with(|| Usage::new(egress_ip, origin));
         row.count(tally.numbers);
     }
-    set_capacity(table, rows.values_mut());
+    set_capacity(&capacity, rows.values_mut());
     rows.into_values().collect()
 }
 
 type Rows = BTreeMap<(IpAddr, Option<Origin>), Usage>;
 
-/// What is in use, without what was counted.
-fn occupancy<M: Memory>(table: &Table<M>, now: Time) -> Rows {
-    let mut rows = Rows::new();
+/// The ports of each egress IP.
+type Capacities = BTreeMap<IpAddr, u32>;
+
+/// What is in use, without what was counted; and of how many ports.
+fn occupancy<M: Memory>(table: &Table<M>, now: Time) -> (Rows, Capacities) {
+    let (mut rows, mut busy) = (Rows::new(), BTreeSet::new());
     for page in table.usage(now) {
+        if page.live | page.held != 0 {
+            busy.insert((page.egress_ip, page.ports));
+        }
         let (egress_ip, origin) = (page.egress_ip, page.origin);
         let row = rows.entry((egress_ip, origin)).or_insert_with(|| Usage::new(egress_ip, origin));
         row.live += page.live;
@@ -184,21 +191,17 @@ fn occupancy<M: Memory>(table: &Table<M>, now: Time) -> Rows {
     for row in rows.values_mut() {
         row.peak = row.peak.max(row.live + row.held);
     }
-    rows
-}
-
-/// The ports of each egress IP.
-fn capacities<M: Memory>(table: &Table<M>) -> BTreeMap<IpAddr, u32> {
-    let mut capacities = BTreeMap::new();
-    // Draining granules count while they are here, as their leases do.
-    for (ip, range, _) in table.granules() {
-        *capacities.entry(ip).or_default() += range.len();
+    let mut capacities = Capacities::new();
+    for (ip, range, state) in table.granules() {
+        // Of those that are another machine's by now, or not ours yet, only where connections of ours are still open.
+        if state == GranuleState::Owned || busy.contains(&(ip, range)) {
+            *capacities.entry(ip).or_default() += range.len();
+        }
     }
-    capacities
+    (rows, capacities)
 }
 
-fn set_capacity<'a, M: Memory>(table: &Table<M>, rows: impl Iterator<Item = &'a mut Usage>) {
-    let capacity = capacities(table);
+fn set_capacity<'a>(capacity: &Capacities, rows: impl Iterator<Item = &'a mut Usage>) {
     for row in rows {
         row.capacity = capacity.get(&row.egress_ip).copied().unwrap_or(0);
     }

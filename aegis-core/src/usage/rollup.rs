@@ -1,5 +1,6 @@
 //! Sums of reports, per data center and over time.
 
+use core::net::IpAddr;
 use std::collections::BTreeMap;
 
 use super::date::FIVE_MINUTES;
@@ -7,7 +8,7 @@ use super::gaps::{Boots, Gap, Known, Seen};
 use super::record::{Record, Refused, Subject};
 use super::report::{Key, Period, Report};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{DataCenterId, MachineId};
+use crate::id::{DataCenterId, MachineId, ZoneId};
 
 /// Takes reports in any order, any number of times; each counts once.
 ///
@@ -32,6 +33,31 @@ pub(super) struct Machine {
     /// How much of the bucket its reports cover.
     pub(super) millis: u64,
     pub(super) rows: BTreeMap<Subject, Row>,
+    /// Of every address and zone that its reports told of, by report: their subjects may take turns.
+    pub(super) provisioned: BTreeMap<Provisioned, Capacity>,
+}
+
+/// What ports are provisioned to.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Provisioned {
+    Address(IpAddr),
+    Zone(ZoneId),
+}
+
+impl Provisioned {
+    fn to(subject: &Subject) -> Self {
+        match subject {
+            Subject::Source { egress_ip, .. } => Self::Address(*egress_ip),
+            Subject::Zone { zone, .. } => Self::Zone(zone.clone()),
+        }
+    }
+}
+
+/// Time integral of the ports provisioned, and the fewest there were.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Capacity {
+    pub(super) port_millis: u128,
+    pub(super) least: u32,
 }
 
 /// What one subject did on one machine in one bucket.
@@ -42,9 +68,10 @@ pub(super) struct Row {
     pub(super) millis: u64,
     pub(super) min: u32,
     pub(super) max: u32,
-    /// Time integral of the capacity, and the least there was.
-    pub(super) capacity_millis: u128,
-    pub(super) least_capacity: u32,
+    /// What of the port milliseconds was surely in this bucket, however its report's were spread over its period; and
+    /// the largest number that was surely in use in it at some moment.
+    pub(super) surely: u128,
+    pub(super) max_at_least: u32,
     pub(super) granted: u64,
     pub(super) refused: Refused,
 }
@@ -133,12 +160,24 @@ impl Rollup {
         let parts = parts(header.period, self.bucket_millis);
         let shares: Vec<_> = report.records().iter().map(|record| shares(record, &parts)).collect();
         let place = (header.data_center.clone(), key.machine.clone());
+        // Records of one address have the same capacity.
+        let mut provisioned = BTreeMap::<_, u32>::new();
+        for record in report.records() {
+            let ports = provisioned.entry(Provisioned::to(&record.subject)).or_default();
+            *ports = record.capacity.max(*ports);
+        }
         for (nth, (bucket, millis)) in parts.iter().enumerate() {
             let machine = self.buckets.entry(*bucket).or_default().entry(place.clone()).or_default();
             // Periods of one machine overlap only where its clock was set back.
             machine.millis += millis;
+            for (to, ports) in &provisioned {
+                let none = Capacity { port_millis: 0, least: u32::MAX };
+                let all = machine.provisioned.entry(to.clone()).or_insert(none);
+                all.port_millis += u128::from(*ports) * u128::from(*millis);
+                all.least = all.least.min(*ports);
+            }
             for (record, shares) in report.records().iter().zip(&shares) {
-                let row = Row::of(record, *millis, shares[nth]);
+                let row = Row::of(record, header.period, *millis, shares[nth]);
                 match machine.rows.get_mut(&record.subject) {
                     Some(known) => known.add(&row),
                     None => {
@@ -217,15 +256,23 @@ impl Rollup {
 }
 
 impl Row {
-    fn of(record: &Record, millis: u64, share: Share) -> Self {
+    fn of(record: &Record, period: Period, millis: u64, share: Share) -> Self {
         let Share { port_millis, granted, refused } = share;
+        // The rest of the period can have had so much.
+        let elsewhere = u64::from(record.max) * (period.millis() - millis);
+        let surely = record.port_millis.saturating_sub(elsewhere);
+        let max_at_least = if millis == period.millis() {
+            record.max
+        } else {
+            record.min.max(surely.div_ceil(millis) as u32)
+        };
         Self {
             port_millis: port_millis.into(),
             millis,
             min: record.min,
             max: record.max,
-            capacity_millis: u128::from(record.capacity) * u128::from(millis),
-            least_capacity: record.capacity,
+            surely: surely.into(),
+            max_at_least,
             granted,
             refused: Refused::from_counts(refused),
         }
@@ -236,8 +283,8 @@ impl Row {
         self.millis += other.millis;
         self.min = self.min.min(other.min);
         self.max = self.max.max(other.max);
-        self.capacity_millis += other.capacity_millis;
-        self.least_capacity = self.least_capacity.min(other.least_capacity);
+        self.surely += other.surely;
+        self.max_at_least = self.max_at_least.max(other.max_at_least);
         self.granted = self.granted.saturating_add(other.granted);
         self.refused += other.refused;
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::record::{Refused, Subject};
 use super::report::Period;
-use super::rollup::{Bucket, Rollup, Row};
+use super::rollup::{Bucket, Provisioned, Rollup, Row};
 use crate::error::{Error, Result};
 use crate::id::{AccountId, DataCenterId, MachineId, ZoneId};
 use crate::net::{Origin, Protocol};
@@ -188,6 +188,8 @@ struct Sum<'a> {
     max_at_most: u64,
     max_at_least: u64,
     min_at_least: u64,
+    /// Of one bucket: the port milliseconds that were surely in it.
+    surely: u128,
     /// The average of a bucket.
     samples: Vec<f64>,
     /// What was in use of each provision towards each origin: port milliseconds, and the sum of maxima.
@@ -208,27 +210,27 @@ impl<'a> Step<'a> {
         for ((data_center, machine), reported) in bucket {
             places.insert(self.group(data_center, machine, None));
             let apart = self.by.contains(&Dimension::Machine).then_some(machine);
-            let mut mine: BTreeMap<Where<'a>, Ports> = BTreeMap::new();
             for (subject, row) in &reported.rows {
                 let at = match (self.of, subject) {
                     (Of::Sources, Subject::Source { egress_ip, .. }) => Where::Address(*egress_ip),
                     (Of::Zones, Subject::Zone { zone, .. }) => Where::Zone(zone),
                     _ => continue,
                 };
-                // Every record of an address has the same capacity; one of them may be missing in some report.
-                let ports = mine.entry(at).or_insert(Ports { least: u64::MAX, ..Ports::default() });
-                ports.millis = ports.millis.max(row.capacity_millis);
-                ports.least = ports.least.min(row.least_capacity.into());
                 let sum = groups.entry(self.group(data_center, machine, Some(subject))).or_default();
                 sum.add(row, reported.millis);
                 let used = sum.used.entry(((data_center, apart, at), subject.origin())).or_default();
                 *used = (used.0 + row.port_millis, used.1 + u64::from(row.max));
             }
-            for (at, mine) in mine {
+            for (to, mine) in &reported.provisioned {
+                let at = match (self.of, to) {
+                    (Of::Sources, Provisioned::Address(egress_ip)) => Where::Address(*egress_ip),
+                    (Of::Zones, Provisioned::Zone(zone)) => Where::Zone(zone),
+                    _ => continue,
+                };
                 let all = ports.entry((data_center, apart, at)).or_default();
-                all.average += mine.millis as f64 / reported.millis as f64;
-                all.millis += mine.millis;
-                all.least += mine.least;
+                all.average += mine.port_millis as f64 / reported.millis as f64;
+                all.millis += mine.port_millis;
+                all.least += u64::from(mine.least);
             }
         }
         for place in places {
@@ -236,8 +238,9 @@ impl<'a> Step<'a> {
         }
         for (group, mut sum) in groups {
             // Whenever nobody reported, something may have been in use too.
-            let least = sum.port_millis.div_ceil(self.bucket_millis.into()) as u64;
-            sum.max_at_least = sum.max_at_least.max(least);
+            let least = sum.surely.div_ceil(self.bucket_millis.into()) as u64;
+            // Periods overlap where a clock was set back or slowed down: then this is more than there was.
+            sum.max_at_least = sum.max_at_least.max(least).min(sum.max_at_most);
             for ((provision, _), (_, max)) in &sum.used {
                 let least = ports[provision].least;
                 let percent = (least > 0).then(|| 100.0 * *max as f64 / least as f64);
@@ -320,7 +323,8 @@ impl Sum<'_> {
         self.granted = self.granted.saturating_add(row.granted);
         self.refused += row.refused;
         self.max_at_most += u64::from(row.max);
-        self.max_at_least = self.max_at_least.max(row.max.into());
+        self.max_at_least = self.max_at_least.max(row.max_at_least.into());
+        self.surely += row.surely;
         // Where a report has no record of it, nothing was in use.
         self.min_at_least += if row.millis < reported_millis { 0 } else { row.min.into() };
         self.samples.resize(1, 0.0);
