@@ -193,3 +193,101 @@ fn ports_that_were_given_away_are_no_capacity() {
     let capacity: Vec<_> = edge.report(&mut meter, day).records.iter().map(|r| r.capacity).collect();
     assert_eq!(capacity.iter().sum::<u32>(), zone.capacity(false));
 }
+
+#[test]
+fn a_zone_that_comes_back_is_not_counted_again_by_another_boot() {
+    let memory = Shared::zeroed(Table::<Heap>::size(&config()).unwrap());
+    let over = |table, bundle: &Bundle| Edge::over(bundle, table, &Rules::default(), Time::ZERO).unwrap();
+    let first = over(Table::create(config(), memory.clone(), [7; 32], 11).unwrap(), &bundle(true, 1));
+    let a = first.zone(&"a.example".parse().unwrap()).unwrap();
+    let mut meter = first.meter(Time::ZERO);
+    let mut worker = first.worker([1; 32]).unwrap();
+    for _ in 0..1_000 {
+        let lease = worker.acquire(&a, &origin(1), Time::ZERO).unwrap();
+        worker.release(lease, Closed::Reset, Time::from_millis(1)).unwrap();
+    }
+    let granted = |records: &[Record]| {
+        records.iter().filter(|r| matches!(r.subject, Subject::Zone { .. })).map(|r| r.granted).sum::<u64>()
+    };
+    assert_eq!(granted(&first.report(&mut meter, Time::from_millis(60_000)).records), 1_000);
+    // Another process meters from now on; the zone has no grant for a while.
+    let second = over(Table::open(memory, 22).unwrap(), &bundle(false, 2));
+    let mut meter = second.meter(Time::from_millis(60_000));
+    second.apply(&bundle(true, 3), Time::from_millis(60_000)).unwrap();
+    assert_eq!(granted(&second.report(&mut meter, Time::from_millis(120_000)).records), 0);
+}
+
+const TWO: &str = r#"
+    data_center = [{ id = "fra", city = "Frankfurt", latitude = 50.11, longitude = 8.68 }]
+    machine = [{ id = "m", data_center = "fra" }]
+    account = [{ id = "acme", name = "Acme" }, { id = "globex", name = "Globex" }]
+    holding = [
+        { id = "h", account = "acme", right = "leased", prefix = "192.0.2.1/32", data_centers = ["fra"] },
+        { id = "g", account = "globex", right = "leased", prefix = "192.0.2.2/32", data_centers = ["fra"] },
+    ]
+    pool = [
+        { id = "p", account = "acme", prefixes = ["192.0.2.1/32"] },
+        { id = "q", account = "globex", prefixes = ["192.0.2.2/32"] },
+    ]
+    zone = [
+        { id = "a.example", @OF@ },
+        { id = "b.example", account = "acme", pool = "p" },
+        { id = "g.example", account = "globex", pool = "q" },
+    ]
+"#;
+
+#[test]
+fn the_account_that_a_zone_leaves_gets_its_leases_back() {
+    let bundle = |of: &str, epoch| {
+        let fleet = FleetFile::parse("fleet.toml", &TWO.replace("@OF@", of)).unwrap();
+        fleet.bundle(&"m".parse().unwrap(), &fleet.layout(None, Epoch::new(epoch)).unwrap()).unwrap()
+    };
+    let mut rules = Rules::default();
+    rules.accounts.insert("acme".parse().unwrap(), 5);
+    rules.accounts.insert("globex".parse().unwrap(), 5);
+    let config = Config { origins: 64, pages: 256, workers: 4, ..Config::default() };
+    let edge =
+        Edge::with_rules(&bundle(r#"account = "acme", pool = "p""#, 1), config, [1; 32], &rules).unwrap();
+    let [a, b, g] = ["a.example", "b.example", "g.example"].map(|z| edge.zone(&z.parse().unwrap()).unwrap());
+    let mut worker = edge.worker([1; 32]).unwrap();
+    let leases: Vec<_> = (0..3).map(|_| worker.acquire(&a, &origin(1), Time::ZERO).unwrap()).collect();
+    edge.apply(&bundle(r#"account = "globex", pool = "q""#, 2), Time::ZERO).unwrap();
+    let of_g: Vec<_> = (0..5).map(|_| worker.acquire(&g, &origin(1), Time::ZERO).unwrap()).collect();
+    leases.into_iter().for_each(|l| worker.release(l, Closed::Reset, Time::ZERO).unwrap());
+    let got = (0..5).filter_map(|_| worker.acquire(&b, &origin(1), Time::ZERO).ok()).count();
+    let more_of_g = (0..5).filter_map(|_| worker.acquire(&g, &origin(1), Time::ZERO).ok()).count();
+    drop(of_g);
+    assert_eq!((got, more_of_g), (5, 0));
+}
+
+#[test]
+fn what_a_report_cannot_hold_is_not_lost_unseen() {
+    let edge = Edge::with_rules(
+        &bundle(true, 1),
+        Config { origins: 64, pages: 256, workers: 4, ..Config::default() },
+        [1; 32],
+        &Rules::default(),
+    )
+    .unwrap();
+    let zone = edge.zone(&"a.example".parse().unwrap()).unwrap();
+    let mut worker = edge.worker([1; 32]).unwrap();
+    let mut meter = edge.meter(Time::ZERO);
+    let (mut rollup, mut outbox) = (Rollup::default(), outbox());
+    let leases: Vec<_> = (0..10).map(|_| worker.acquire(&zone, &origin(1), Time::ZERO).unwrap()).collect();
+    let mut said = 0;
+    // The machine is suspended for 25 hours.
+    for hours in [25, 26] {
+        let measured = edge.report(&mut meter, Time::from_millis(hours * 60 * M));
+        let period = Period::ending(START + hours * 60 * M, measured.length).unwrap();
+        match outbox.push(1, period, measured.records, Then::GoesOn) {
+            Ok(report) => {
+                let _ = rollup.add(report).unwrap();
+                said = report.header().since_boot.sources.granted;
+            }
+            Err(error) => assert!(error.message().contains("day"), "{error}"),
+        }
+    }
+    drop(leases);
+    // Nothing was sent of a day and more, but it is known that it is missing, and what it held.
+    assert_eq!((said, rollup.gaps().len()), (10, 1));
+}

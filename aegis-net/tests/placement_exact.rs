@@ -4,7 +4,7 @@
 //! The problem is written for the solver from its definition, not from how it is searched here.
 
 use std::fmt::Write;
-use std::io::Write;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

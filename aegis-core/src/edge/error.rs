@@ -1,6 +1,5 @@
 use crate::error::ErrorKind;
 use crate::lease;
-use crate::usage::Refused;
 
 /// Why no lease was granted.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
@@ -62,9 +61,4 @@ impl AcquireError {
             | Self::ForeignZone => return None,
         })
     }
-}
-
-/// What was counted by these numbers.
-pub(super) fn refused(by_reason: [u64; lease::REASONS]) -> Refused {
-    Refused::from_counts(core::array::from_fn(|reason| by_reason[reason]))
 }

@@ -15,10 +15,10 @@ use crate::lease::{self, Memory, Method, Pool, PoolKey, QuotaSlot};
 use crate::net::Origin;
 use crate::snapshot::{Published, Snapshot};
 use crate::soft_unicast;
-use crate::usage::{Whose, ZoneUsage};
+use crate::usage::{Refused, Whose, ZoneUsage};
 
 use super::division::{Division, Part};
-use super::{AcquireError, Rules, Zone, error};
+use super::{AcquireError, Rules, Zone};
 
 /// What an edge holds of one epoch.
 #[derive(Debug)]
@@ -27,8 +27,8 @@ pub(super) struct State {
     pub(super) owners: Arc<soft_unicast::Table>,
     /// By number; none if the zone has no grant in this epoch.
     zones: Vec<Option<ZoneState>>,
-    /// By number, also of zones that have no grant any more: who they were, and where they are counted.
-    counted: Vec<Counted>,
+    /// Where every zone is counted, also one that has no grant any more or another account.
+    counted: BTreeMap<(ZoneId, AccountId), Counted>,
     /// Of every zone and pool that ever was.
     numbers: BTreeMap<ZoneId, u32>,
     keys: BTreeMap<PoolId, PoolKey>,
@@ -56,10 +56,10 @@ pub(super) struct ZoneState {
 /// Where the lease table counts what a zone does.
 #[derive(Clone, Debug)]
 struct Counted {
-    zone: ZoneId,
-    account: AccountId,
     /// None: the lease table has no room for it.
     user: Option<QuotaSlot>,
+    /// The zone's.
+    number: u32,
 }
 
 impl Snapshot for State {
@@ -100,7 +100,7 @@ impl State {
         }
         let quotas = rules.set_quotas(bundle, leases)?;
         let mut zones = vec![None; numbers.len()];
-        let mut counted = before.map_or_else(Vec::new, |before| before.counted.clone());
+        let mut counted = before.map_or_else(BTreeMap::new, |before| before.counted.clone());
         for grant in bundle.grants() {
             let (key, shared, divided) =
                 pools.get(&grant.pool).expect("a bundle has every pool that it grants");
@@ -111,7 +111,9 @@ impl State {
             let mut pool = leases.pool(*key, granules)?;
             // Without a limit of its own the zone is counted all the same, if there is room for it.
             let account = quotas.account(&grant.account);
-            let user = quotas.zone(&grant.zone).or_else(|| leases.user(grant.zone.as_str(), account));
+            // Another account's zone is another user: what the zone has still counts for the account that it was of.
+            let name = || format!("{}/{}", grant.account, grant.zone);
+            let user = quotas.zone(&grant.zone).or_else(|| leases.user(&name(), account));
             if let Some(quota) = user.or(account) {
                 pool = pool.under(quota);
             }
@@ -128,12 +130,12 @@ impl State {
             let number = *numbers.entry(grant.zone.clone()).or_insert(next) as usize;
             zones.resize(zones.len().max(number + 1), None);
             zones[number] = Some(zone);
-            let place = Counted { zone: grant.zone.clone(), account: grant.account.clone(), user };
-            match counted.get_mut(number) {
-                Some(before) => *before = place,
-                // Numbers are given one after the other.
-                None => counted.push(place),
+            let place = (grant.zone.clone(), grant.account.clone());
+            if quotas.zone(&grant.zone).is_some() && !counted.contains_key(&place) {
+                // A zone with a limit is counted in one place, whoever it belongs to.
+                counted.retain(|(zone, _), _| *zone != grant.zone);
             }
+            counted.insert(place, Counted { user, number: number as u32 });
         }
         Ok(Self {
             epoch: bundle.epoch(),
@@ -160,20 +162,23 @@ impl State {
 
     /// What every zone did that the lease table counts.
     pub(super) fn zone_usage<M: Memory>(&self, leases: &lease::Table<M>) -> Vec<ZoneUsage> {
-        let of = |(number, Counted { zone, account, user }): (usize, &Counted)| {
-            let counts = leases.user_counts((*user)?);
-            let pool = self.zones[number].as_ref().map(|zone| &zone.pool);
-            let capacity = pool.map_or(0, |pool| pool.capacity(false).saturating_add(pool.capacity(true)));
+        let of = |((zone, account), Counted { user, number }): (&(ZoneId, AccountId), &Counted)| {
+            let user = (*user)?;
+            let counts = leases.user_counts(user);
+            let granted = self.zones[*number as usize].as_ref().filter(|granted| granted.account == *account);
+            let ports = |pool: &Pool| pool.capacity(false).saturating_add(pool.capacity(true));
+            let capacity = granted.map_or(0, |granted| ports(&granted.pool));
             Some(ZoneUsage {
                 zone: zone.clone(),
                 account: account.clone(),
                 live: counts.live,
                 capacity,
                 granted: counts.granted,
-                refused: error::refused(counts.refused),
+                refused: Refused::from_reasons(counts.refused),
+                user: Some(user),
             })
         };
-        self.counted.iter().enumerate().filter_map(of).collect()
+        self.counted.iter().filter_map(of).collect()
     }
 
     /// Whose an egress IP is.

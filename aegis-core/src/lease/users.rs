@@ -62,6 +62,15 @@ impl<M: Memory> Table<M> {
         hasher.finish().max(1)
     }
 
+    /// All users that there are, and what they did.
+    pub(crate) fn users(&self) -> impl Iterator<Item = (QuotaSlot, UserCounts)> {
+        let count = self.words()[QUOTA_COUNT].load(SeqCst).min(self.config.quotas.into()) as u16;
+        (0..count).map(|number| {
+            let user = QuotaSlot { number, is_limited: false };
+            (user, self.user_counts(user))
+        })
+    }
+
     /// What a user did.
     pub(crate) fn user_counts(&self, user: QuotaSlot) -> UserCounts {
         // Owners first: what moves on moves there, so that nothing is seen twice.

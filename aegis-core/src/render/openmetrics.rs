@@ -208,6 +208,7 @@ mod tests {
             capacity: 2_048,
             granted: 6,
             refused: Refused { quota: 3, ..Refused::default() },
+            user: None,
         };
         let mut text = String::new();
         openmetrics(&mut text, "m\"\\\n", &[row], &[zone]).unwrap();

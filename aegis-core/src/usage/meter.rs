@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 
 use crate::id::{AccountId, ZoneId};
-use crate::lease::{Cell, Memory, Table};
+use crate::lease::{Cell, Memory, QuotaSlot, Table};
 use crate::net::Origin;
 use crate::time::Time;
 
@@ -30,7 +30,9 @@ pub struct Meter {
     capacity: Capacities,
     /// By page: the use of it that was seen last, and its numbers.
     seen: BTreeMap<u32, (u16, [u64; 3])>,
-    zones: BTreeMap<ZoneId, Zone>,
+    zones: BTreeMap<(ZoneId, AccountId), Zone>,
+    /// What users of the table had counted when it began, of which it has seen no zone yet.
+    before: BTreeMap<QuotaSlot, [u64; 10]>,
 }
 
 /// What a meter has measured in one interval.
@@ -68,6 +70,8 @@ pub struct ZoneUsage {
     pub granted: u64,
     /// Acquires refused, likewise.
     pub refused: Refused,
+    /// Where the lease table counts it.
+    pub(crate) user: Option<QuotaSlot>,
 }
 
 /// A load that is sampled.
@@ -123,9 +127,7 @@ impl Source {
 
 impl ZoneUsage {
     fn counters(&self) -> [u64; 10] {
-        let mut counters = [self.granted; 10];
-        counters[1..].copy_from_slice(&self.refused.counts());
-        counters
+        counters(self.granted, &self.refused)
     }
 
     fn set_counters(&mut self, [granted, refused @ ..]: [u64; 10]) {
@@ -145,8 +147,14 @@ impl Meter {
             capacity: Capacities::new(),
             seen: BTreeMap::new(),
             zones: BTreeMap::new(),
+            before: BTreeMap::new(),
         };
         meter.sample(table, zones, now);
+        // A zone that comes later may have been served before, by another process too.
+        meter.before = table
+            .users()
+            .map(|(user, counts)| (user, counters(counts.granted, &Refused::from_reasons(counts.refused))))
+            .collect();
         table.take_peaks().for_each(drop);
         for source in meter.sources.values_mut() {
             source.load.restart();
@@ -222,7 +230,7 @@ impl Meter {
             let subject = Subject::Source { egress_ip, origin: None, account, zone };
             records.push(Record { capacity, ..Record::idle(subject) });
         }
-        for (id, zone) in &mut self.zones {
+        for ((id, _), zone) in &mut self.zones {
             let [granted, refused @ ..] = less(zone.row.counters(), zone.reported);
             let Load { port_millis, min, max, .. } = zone.load;
             if max != 0 || granted != 0 || refused != [0; 9] {
@@ -321,10 +329,12 @@ impl Meter {
 
     fn look_at_zones(&mut self, zones: &[ZoneUsage]) {
         for usage in zones {
-            let zone = self.zones.entry(usage.zone.clone()).or_insert_with(|| Zone {
+            let before = usage.user.and_then(|user| self.before.get(&user));
+            let key = (usage.zone.clone(), usage.account.clone());
+            let zone = self.zones.entry(key).or_insert_with(|| Zone {
                 load: Load::default(),
                 row: ZoneUsage { granted: 0, refused: Refused::default(), ..usage.clone() },
-                seen: [0; 10],
+                seen: before.copied().unwrap_or_default(),
                 reported: [0; 10],
             });
             let more = less(usage.counters(), zone.seen);
@@ -336,6 +346,12 @@ impl Meter {
             zone.load.see(usage.live, 0);
         }
     }
+}
+
+fn counters(granted: u64, refused: &Refused) -> [u64; 10] {
+    let mut counters = [granted; 10];
+    counters[1..].copy_from_slice(&refused.counts());
+    counters
 }
 
 fn add<const N: usize>(sum: &mut [u64; N], more: [u64; N]) {

@@ -51,7 +51,7 @@ impl Outbox {
     /// Makes the report of the next interval. If too many wait, the oldest is dropped, and this report says so.
     ///
     /// # Errors
-    /// Those of [`Report::new`]; the boot has ended. It changes nothing then.
+    /// Those of [`Report::new`]: the interval is [passed over](Self::pass_over). The boot has ended: nothing changes.
     pub fn push(&mut self, epoch: u64, period: Period, records: Vec<Record>, then: Then) -> Result<&Report> {
         if self.ended == Then::Ends {
             return Err(Error::input(format!(
@@ -73,7 +73,14 @@ impl Outbox {
             dropped: self.dropped + u64::from(full),
             then,
         };
-        let report = Report::new(header, records)?;
+        let counted = Counted::of(&records);
+        let report = match Report::new(header, records) {
+            Ok(report) => report,
+            Err(error) => {
+                self.pass(counted);
+                return Err(error);
+            }
+        };
         if full {
             self.waiting.pop_front();
         }
@@ -83,6 +90,17 @@ impl Outbox {
         self.ended = then;
         self.waiting.push_back(report);
         Ok(self.waiting.back().expect("it was just pushed"))
+    }
+
+    /// There will be no report of an interval that was measured, for example because the clock is before 1970: it is
+    /// counted in the totals since boot, and the receiver sees that it is missing.
+    pub fn pass_over(&mut self, records: &[Record]) {
+        self.pass(Counted::of(records));
+    }
+
+    fn pass(&mut self, counted: Counted) {
+        self.since_boot = self.since_boot.plus(counted);
+        self.next_interval += 1;
     }
 
     /// What to send, and to send again, oldest first.
@@ -137,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_that_is_refused_uses_no_number_and_drops_nothing() {
+    fn an_interval_whose_report_is_refused_is_missing_and_its_counts_are_in_the_totals() {
         let mut outbox = outbox("sjc-m01", 7, 0);
         let period = minutes(0, 1);
         outbox.push(1, period, Vec::new(), Then::GoesOn).unwrap();
@@ -145,6 +163,7 @@ mod tests {
         bad.min = 6;
         assert!(outbox.push(1, period, vec![bad], Then::Ends).is_err());
         assert_eq!((outbox.unsent().next().unwrap().key().interval, outbox.dropped()), (0, 0));
-        assert_eq!(outbox.push(1, period, Vec::new(), Then::GoesOn).unwrap().key().interval, 1);
+        let next = outbox.push(1, period, Vec::new(), Then::GoesOn).unwrap();
+        assert_eq!((next.key().interval, next.header().since_boot.sources.granted), (2, 10));
     }
 }

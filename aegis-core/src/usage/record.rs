@@ -180,6 +180,11 @@ impl Refused {
         ]
     }
 
+    /// What a lease table counted by the numbers of reasons, which are the places in [`Refused::REASONS`].
+    pub(crate) fn from_reasons(counts: [u64; crate::lease::REASONS]) -> Self {
+        Self::from_counts(core::array::from_fn(|reason| counts[reason]))
+    }
+
     /// The refusals with so many for each of [`Refused::REASONS`].
     pub const fn from_counts(counts: [u64; 9]) -> Self {
         let [

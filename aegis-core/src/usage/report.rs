@@ -279,10 +279,11 @@ impl Report {
     }
 }
 
-/// An address towards an origin has one owner, and a zone has one: with another one it is the same subject.
+/// An address towards an origin has one owner: with another one it is the same subject. A zone that changes its account is
+/// two, until what it had before has ended.
 fn same_subject(a: &Subject, b: &Subject) -> bool {
     match (a, b) {
-        (Subject::Zone { zone: a, .. }, Subject::Zone { zone: b, .. }) => a == b,
+        (Subject::Zone { .. }, Subject::Zone { .. }) => a == b,
         _ => (a.egress_ip(), a.origin()) == (b.egress_ip(), b.origin()) && a.egress_ip().is_some(),
     }
 }
