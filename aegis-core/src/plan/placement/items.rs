@@ -1,7 +1,7 @@
 //! What is put in and taken out when a placement is searched: one slice of a site, or a whole address.
 
 use core::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::problem::Problem;
 
@@ -59,6 +59,12 @@ impl Items {
                 let sets = sets(problem, &pinned, per_address, limit);
                 let mut eligible = vec![false; problem.sites.len()];
                 sets.iter().flatten().for_each(|site| eligible[*site] = true);
+                // So are sites that are not tried because their city has too many: the bound must hold for them too.
+                let unpinned = |site: &usize| eligible[*site] && !problem.sites[*site].pinned;
+                let cities: BTreeSet<usize> =
+                    (0..problem.sites.len()).filter(unpinned).map(|site| problem.sites[site].city).collect();
+                let alike = problem.sites.iter().map(|site| cities.contains(&site.city));
+                let eligible = eligible.iter().zip(alike).map(|(tried, alike)| *tried || alike).collect();
                 let fixed = vec![0; problem.sites.len()];
                 Self { sets, count: problem.addresses.into(), fixed, eligible, addresses: true }
             }

@@ -88,6 +88,12 @@ proptest! {
         for set in &placed.addresses {
             prop_assert!(set.len() == usize::from(problem.per_address) && set.windows(2).all(|p| p[0] < p[1]));
         }
+        // The addresses are those that the cost is of.
+        let mut slices = vec![0; problem.sites.len()];
+        placed.addresses.iter().flatten().for_each(|site| slices[*site] += 1);
+        let state = State::new(&problem, slices, &mut 0);
+        prop_assert!(state.is_feasible());
+        prop_assert_eq!(u128::try_from(state.score()).unwrap(), placed.cost);
     }
 }
 
@@ -135,4 +141,22 @@ fn what_is_no_problem_has_no_placement() {
     assert_eq!(place(&problem(1, 0), &[1]), None);
     assert_eq!(place(&problem(1, u32::MAX), &[1]), None);
     assert_eq!(place(&problem(0, 1), &[]), None);
+}
+
+#[test]
+fn the_bound_holds_for_sites_that_are_not_tried_because_their_city_has_too_many() {
+    // Eight sites are 10 away from both ingresses; two more are next to one of them and far from the other.
+    let micros = [[10, 10, 10, 10, 10, 10, 10, 10, 0, 0], [10, 10, 10, 10, 10, 10, 10, 10, 300, 300]];
+    let trips = micros.iter().flatten().map(|micros| Some(Latency::from_micros(*micros)));
+    let problem = Problem {
+        sites: vec![Site { city: 0, capacity: 10, pinned: false }; 10],
+        needs: vec![Need::new(vec![5, 5], trips.collect(), 10).unwrap()],
+        addresses: 1,
+        per_address: 2,
+        cities: Cities::One,
+        loss: Loss::Accepted,
+    };
+    let exact = u128::try_from(exact(&problem).unwrap()).unwrap();
+    let placed = place(&problem, &[1; 10]).unwrap();
+    assert!(placed.bound <= exact && exact <= placed.cost, "{} {exact} {}", placed.bound, placed.cost);
 }
