@@ -186,8 +186,9 @@ pub(super) fn sums<'a>(
 
 impl Load {
     fn of_source(egress_ip: IpAddr, origin: Option<Origin>, in_use: u64, peak: u32, capacity: u32) -> Self {
-        // What strangers hold towards every origin is no destination with ports of its own; unconnected UDP is one.
-        let is_strangers = origin.is_none() && in_use == 0;
+        // What strangers hold towards every origin is no destination with ports of its own; unconnected UDP is one, for as
+        // long as its peak counts: a peak of 5 is not all of 0 ports.
+        let is_strangers = origin.is_none() && in_use == 0 && peak == 0;
         Self {
             of: Group { egress_ip: Some(egress_ip), origin, ..Group::default() },
             in_use,
@@ -224,13 +225,15 @@ mod tests {
     #[test]
     fn what_strangers_hold_is_no_destination_with_ports() {
         let origin = Origin::new(Protocol::Tcp, "203.0.113.150:443".parse().unwrap()).unwrap();
-        let numbers = |origin, in_use| {
-            let load = Load::of_source(IpAddr::from([192, 0, 2, 1]), origin, in_use, 5, 2_048);
+        let numbers = |origin, in_use, peak| {
+            let load = Load::of_source(IpAddr::from([192, 0, 2, 1]), origin, in_use, peak, 2_048);
             (load.in_use, load.peak, load.provisioned)
         };
-        assert_eq!(numbers(Some(origin), 0), (0, 5, 2_048));
-        assert_eq!(numbers(None, 0), (0, 5, 0));
-        assert_eq!(numbers(None, 7), (7, 7, 2_048));
+        assert_eq!(numbers(Some(origin), 0, 0), (0, 0, 2_048));
+        assert_eq!(numbers(None, 0, 0), (0, 0, 0));
+        assert_eq!(numbers(None, 7, 5), (7, 7, 2_048));
+        // Unconnected UDP that has just ended: its peak was of ports that there are.
+        assert_eq!(numbers(None, 0, 5), (0, 5, 2_048));
     }
 
     #[test]
