@@ -267,7 +267,16 @@ impl<'a> Candidates<'a> {
             };
             let row = trips.len();
             trips.extend(self.sites.iter().map(through));
-            if trips[row..].iter().all(Option::is_none) {
+            let ways: Vec<usize> =
+                (0..self.sites.len()).filter(|site| trips[row + site].is_some()).take(2).collect();
+            if let (Loss::Survived, [only]) = (self.constraints.loss, &ways[..]) {
+                return Err(Error::input(format!(
+                    "origin {origin}: from ingress {id} there is a way through {} only, and the loss of any data center is to \
+                     be survived; give its round trip to another one that reaches the origin, or accept the loss",
+                    self.sites[*only].data_center.id
+                )));
+            }
+            if ways.is_empty() {
                 return Err(Error::input(format!(
                     "origin {origin}: from ingress {id} there is no way through any allowed data center; give its round \
                      trip to one that reaches the origin ({})",

@@ -134,7 +134,7 @@ impl Plan {
 
     fn advice(&self, v4: &Side, v6: &Side, prices: &Prices) -> Vec<Advice> {
         let mut advice = Vec::new();
-        if v6.ports > v4.ports {
+        if v6.ports > v4.ports && v6.cost <= v4.cost {
             advice.push(Advice::Ipv6 {
                 saves: v4.cost - v6.cost,
                 times: v6.ports as f64 / v4.ports.max(1) as f64,

@@ -188,7 +188,7 @@ impl fmt::Display for Plan {
             )?;
             let pinned = if exit.pinned { "pinned; " } else { "" };
             match exit.if_missing {
-                Some(Latency::ZERO) => {
+                Some(Latency::ZERO) if exit.connections == 0 => {
                     writeln!(f, "{pinned}without it no round trip is longer: it is a reserve")
                 }
                 Some(longer) => writeln!(f, "{pinned}without it the mean round trip is {longer} longer"),

@@ -131,19 +131,28 @@ fn smallest(
     }
     let mut addresses = top.addresses.max(1).max(asked.unwrap_or(0));
     let limit = most.unwrap_or(MOST_ADDRESSES).min(MOST_ADDRESSES);
+    let mut failed = addresses - 1;
     for _ in 0..TRIES {
         if addresses > limit {
             break;
         }
         problem.addresses = u32::try_from(addresses).unwrap_or(u32::MAX);
-        if let Some(draft) = draft(fleet, candidates, constraints, problem, &asks)? {
-            return match asked {
-                Some(asked) if asked < addresses => {
-                    Err(too_few(asked, addresses, &top, candidates, constraints))
+        if let Some(mut found) = draft(fleet, candidates, constraints, problem, &asks)? {
+            // The steps become wide: fewer may do, above the last that did not.
+            while u64::from(found.problem.addresses) - failed > 1 {
+                problem.addresses = failed as u32 + (found.problem.addresses - failed as u32) / 2;
+                match draft(fleet, candidates, constraints, problem, &asks)? {
+                    Some(fewer) => found = fewer,
+                    None => failed = problem.addresses.into(),
                 }
-                _ => Ok(draft),
+            }
+            let needed = found.problem.addresses.into();
+            return match asked {
+                Some(asked) if asked < needed => Err(too_few(asked, needed, &top, candidates, constraints)),
+                _ => Ok(found),
             };
         }
+        failed = addresses;
         addresses += 1 + addresses / 16;
     }
     Err(impossible(&top, addresses, limit, problem, candidates, constraints))
@@ -231,7 +240,20 @@ fn draft(
         problem.loss == Loss::Accepted
             || reached().sum::<u64>() - reached().max().unwrap_or(0) >= need.total()
     };
-    let holds = flows.iter().all(|flow| flow.unserved() == 0) && problem.needs.iter().all(survives);
+    // A sum does not say it where an ingress reaches only some of the exits.
+    let survives_each = |(need, flow): (&Need, &Flow)| {
+        let carried_without = |site: usize| {
+            let (mut left, mut flow) = (capacity.clone(), flow.clone());
+            left[site] = 0;
+            flow.settle(need, &left, &mut 0);
+            flow.unserved() == 0
+        };
+        problem.loss == Loss::Accepted
+            || (0..capacity.len()).all(|site| flow.loads()[site] == 0 || carried_without(site))
+    };
+    let holds = flows.iter().all(|flow| flow.unserved() == 0)
+        && problem.needs.iter().all(survives)
+        && problem.needs.iter().zip(&flows).all(survives_each);
     let problem = problem.clone();
     Ok(holds.then(|| Draft { problem, placement, asks: asks.to_vec(), capacity, ports, flows }))
 }

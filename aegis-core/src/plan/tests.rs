@@ -318,3 +318,40 @@ fn the_comparison_shows_its_arithmetic() {
     let bad = Prices { leased_v4: f64::NAN, ..prices };
     assert!(plan.compare(&fleet, &bad).unwrap_err().message().starts_with("price leased_v4: NaN"));
 }
+
+#[test]
+fn a_loss_is_survived_by_every_ingress_or_there_is_no_plan() {
+    let fleet = fleet(|_| 2);
+    let ms = |ms: u32| Latency::from_micros(ms * 1_000);
+    let reach = || Reach::measured(&fleet, ["fra", "ams", "cdg"].map(|code| (id(code), ms(5)))).unwrap();
+    let with = |rows: &[(&str, &str)]| {
+        let rows = rows.iter().map(|(a, b)| (id(a), id(b), ms(10)));
+        let demand = from(&[("syd", 1.0), ("fra", 1.0)], reach(), 10_000.0).unwrap();
+        plan(&fleet, &Latencies::measured(&fleet, rows).unwrap(), &[demand], &Constraints::default())
+    };
+    let one = with(&[("syd", "fra"), ("fra", "ams"), ("fra", "cdg")]).unwrap_err().to_string();
+    assert!(one.starts_with("origin shop: from ingress syd there is a way through fra only"), "{one}");
+    let two = with(&[("syd", "fra"), ("syd", "ams"), ("fra", "ams"), ("fra", "cdg")]);
+    assert!(two.is_ok_and(|plan| plan.exits.iter().all(|exit| exit.if_missing.is_some())));
+}
+
+#[test]
+fn a_plan_has_the_fewest_addresses_that_carry_it() {
+    // Far more than the rules ask for, so that not every number is tried.
+    let fleet = fleet(|code| if code == "fra" { 60 } else { 1 });
+    let fewest = planned(&fleet, 900_000.0, &Constraints::default()).unwrap().sizing.addresses;
+    let one_less = Constraints { addresses: Some(fewest - 1), ..Constraints::default() };
+    let refused = planned(&fleet, 900_000.0, &one_less).unwrap_err().to_string();
+    assert!(refused.contains(&format!("; allow {fewest} addresses")), "{refused}");
+}
+
+#[test]
+fn ipv6_is_no_advice_where_it_costs_more() {
+    let fleet = fleet(|_| 2);
+    let plan = planned(&fleet, 1_000.0, &Constraints::default()).unwrap();
+    for (v6_prefix, advised) in [(50.0, true), (51.0, false)] {
+        let prices = Prices { leased_v4: 100.0, v6_prefix, ..Prices::default() };
+        let advice = plan.compare(&fleet, &prices).unwrap().advice;
+        assert_eq!(advice.iter().any(|a| matches!(a, Advice::Ipv6 { .. })), advised, "{advice:?}");
+    }
+}
