@@ -52,7 +52,8 @@ impl Default for Config {
             origins: 65_536,
             pages: 65_536,
             workers: 64,
-            quotas: 256,
+            // Each costs memory for every owner, and Miri minutes.
+            quotas: if cfg!(miri) { 4 } else { 256 },
             per_origin: 0,
             quarantine: Quarantine::default(),
             unshared_quarantine: Quarantine::unshared(),
