@@ -251,7 +251,7 @@ impl<M: Memory> Edge<M> {
     }
 
     /// What every zone did on this machine, also those that have no dedicated egress any more. A zone is missing if the lease
-    /// table is shared and was made for fewer `quotas` than there are limits and zones.
+    /// table was made for fewer `quotas` than there are limits and zones, those included that came and went.
     pub fn zones(&self) -> Vec<ZoneUsage> {
         self.state.load().zone_usage(&self.leases)
     }

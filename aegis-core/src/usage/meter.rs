@@ -257,8 +257,8 @@ impl Meter {
         Measured { length, records }
     }
 
-    /// The last sample. What was granted and refused is since the meter began, and never goes back; a row without an origin
-    /// stays, others go when nothing was there for an interval.
+    /// The last sample. What was granted and refused is since the meter began. A row without an origin stays; others go when
+    /// nothing was there for an interval, and begin again at 0 when something is.
     pub fn rows(&self) -> Vec<Usage> {
         self.sources.values().map(|source| source.row).collect()
     }

@@ -105,7 +105,7 @@ pub struct Usage {
     /// Ports of this machine's shares of the address: the real limit towards one origin.
     pub capacity: u32,
     /// Leases granted. What an origin had counted that is forgotten, or has nothing open, is counted on without an origin;
-    /// so are grants of one with a single connection at a time. [`Meter::rows`] never goes back.
+    /// so are grants of one with a single connection at a time. [`Meter::rows`] begins again for an origin that was idle.
     pub granted: u64,
     /// Acquires refused for want of a free tuple. A refusal of a pool with several addresses is charged to one.
     pub refused: u64,
