@@ -17,7 +17,10 @@ use crate::time::Time;
 
 use super::intent::Intent;
 use super::tag::{Class, Deadline, QUANTUM_MS, Tag};
-use super::tally::{Counted, Event};
+
+mod counts;
+
+pub(super) use counts::Counts;
 
 /// Ports in a state word.
 pub(super) const PORTS_PER_WORD: u32 = 32;
@@ -139,17 +142,6 @@ impl Candidates {
             Preference::Young => self.young,
         }
     }
-}
-
-/// Exact counts of one page, as far as other threads stand still.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub(super) struct Counts {
-    pub(super) live: u32,
-    pub(super) held: u32,
-    pub(super) parked: u32,
-    pub(super) resting: u32,
-    /// The earliest moment at which a held tuple comes free.
-    pub(super) first_free: Option<Time>,
 }
 
 /// A view of one page in the table's memory.
@@ -672,102 +664,10 @@ impl<'a> Page<'a> {
         freed
     }
 
-    /// Counts a parked port: before its tag says so, because whoever ends the park counts it out.
-    pub(super) fn park(self) {
-        self.header[SHAPE].fetch_add(PARKED_ONE, SeqCst);
-    }
-
-    pub(super) fn unpark(self) {
-        // Never below none: the page may have got another life since the port was counted.
-        let _ = self.header[SHAPE].fetch_update(SeqCst, SeqCst, |w| w.checked_sub(PARKED_ONE));
-    }
-
-    /// Parked ports.
-    pub(super) fn parked(self) -> u32 {
-        (self.header[SHAPE].load(SeqCst) >> 32) as u32
-    }
-
-    /// Ports live or held: a population count, so that no acquire pays for a shared counter.
-    pub(super) fn occupied(self) -> u32 {
-        let taken = self.state_words().map(|(_, word, past)| halves(word.load(SeqCst) & !past));
-        let taken: u32 = taken.map(|(low, high)| (low & high).count_ones()).sum();
-        taken.saturating_sub(self.parked())
-    }
-
-    /// Raises the sampled high-water mark.
-    pub(super) fn raise_peak(self, occupied: u32) {
-        let sampled = self.grants_in_64s() << 32;
-        let raised = |peak: u64| sampled | (peak & LOW).max(occupied.into());
-        let peak = self.header[PEAK].load(SeqCst);
-        if raised(peak) != peak {
-            let _ = self.header[PEAK].fetch_update(SeqCst, SeqCst, |peak| Some(raised(peak)));
-        }
-    }
-
-    pub(super) fn peak(self) -> u32 {
-        self.header[PEAK].load(SeqCst) as u32
-    }
-
-    /// The mark, for who reports it: a new one begins.
-    pub(super) fn take_peak(self) -> u32 {
-        self.header[PEAK].fetch_and(!LOW, SeqCst) as u32
-    }
-
-    /// Have 64 grants or more been written down since the high-water mark was sampled?
-    pub(super) fn is_sample_due(self) -> bool {
-        self.grants_in_64s() != self.header[PEAK].load(SeqCst) >> 32
-    }
-
-    fn grants_in_64s(self) -> u64 {
-        Counted(self.counted(Event::Granted).load(SeqCst)).number() >> 6 & LOW
-    }
-
-    /// The word that counts what happened in this page, as a [`Counted`].
-    #[inline]
-    pub(super) fn counted(self, event: Event) -> &'a AtomicU64 {
-        Self::counted_of(self.header, event)
-    }
-
-    /// The same, from the page's words.
-    #[inline]
-    pub(super) fn counted_of(header: &[AtomicU64], event: Event) -> &AtomicU64 {
-        &header[COUNTED + event as usize]
-    }
-
     /// Whose the page is, from its words.
     #[inline]
     pub(super) fn identity_of(header: &[AtomicU64]) -> Identity {
         Identity(header[IDENTITY].load(SeqCst))
-    }
-
-    /// Counts every port by looking at its tag.
-    pub(super) fn counts(self, now: Time) -> Counts {
-        let base = self.base();
-        let mut counts = Counts::default();
-        for (first, word, past) in self.state_words() {
-            let (low, high) = halves(word.load(SeqCst) & !past);
-            for bit in ones(low | high) {
-                let offset = first + bit;
-                let tag = self.tag(offset);
-                let taken = low & high & 1 << bit != 0;
-                match tag.class() {
-                    Class::Live if taken => counts.live += 1,
-                    Class::Held if taken => {
-                        let until = tag.deadline(base).time();
-                        if until > now {
-                            counts.held += 1;
-                            counts.first_free = Some(counts.first_free.map_or(until, |t| t.min(until)));
-                        }
-                    }
-                    Class::Parked if taken => counts.parked += 1,
-                    Class::NotTaken if !taken && !tag.deadline(base).passed(now) => counts.resting += 1,
-                    // Taken without a tag yet: an acquire is between its two steps.
-                    Class::NotTaken if taken => counts.live += 1,
-                    _ => {}
-                }
-            }
-        }
-        counts
     }
 }
 
